@@ -1,0 +1,1 @@
+"""HTTP over crew: a WSGI application served through a queue."""

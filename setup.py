@@ -1,0 +1,53 @@
+"""Packaging of crew: RPC over RabbitMQ (``crew``) and HTTP over that RPC (``crew_wsgi``)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name='crew',
+    version='1.0.0.dev0',
+    description='RPC over RabbitMQ, and on it a WSGI-over-AMQP bridge: requests wait instead of failing',
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='MIT',
+    license_files=['LICENSE'],
+    packages=find_packages(include=['crew', 'crew.*', 'crew_wsgi', 'crew_wsgi.*']),
+    package_data={'crew': ['py.typed'], 'crew_wsgi': ['py.typed']},
+    python_requires='>=3.10',
+    install_requires=[
+        'pika>=1.3,<2',
+        'tornado>=6.5,<7',
+        'werkzeug>=3,<4',
+        'gevent>=24.2',
+    ],
+    extras_require={
+        'test': [
+            'flask>=3',
+            'hypothesis>=6.100',
+            'mypy>=1.11',
+            'psutil>=5.9',
+            'pytest>=8',
+            'ruff>=0.6',
+            'types-pika-ts',
+        ],
+    },
+    entry_points={
+        'console_scripts': [
+            'crew-wsgi-front = crew_wsgi.front:main',
+            'crew-wsgi-worker = crew_wsgi.worker:main',
+            'crew-wsgi-dev = crew_wsgi.dev:main',
+        ],
+    },
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Framework :: AsyncIO',
+        'Operating System :: POSIX',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Internet :: WWW/HTTP :: WSGI :: Server',
+        'Typing :: Typed',
+    ],
+)
