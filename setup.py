@@ -29,7 +29,6 @@ setup(
             'psutil>=5.9',
             'pytest>=8',
             'ruff>=0.6',
-            'types-pika-ts',
         ],
     },
     entry_points={

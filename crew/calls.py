@@ -1,0 +1,310 @@
+"""Calls in flight, from the caller's side: who waits for what, until when, and whether a call may run (again).
+
+Sans-IO: messages and the time come in, actions come out. The caller is the only one who knows whether anybody still
+waits and whether the call may have run already, so workers ask here before they start a call that they did not get
+fresh (docs/protocol.md, Questions).
+
+A call is in one of two states. State × event:
+
+=========  ==================================  =====================================================================
+state      event                               what follows
+=========  ==================================  =====================================================================
+waiting    accept                              running; a run is counted
+waiting    accept that asks                    *go* and running, or *stop* and :class:`WorkerLost`, by the rule below
+waiting    dead letter, queue time over        :class:`ExpirationError`; :class:`WorkerLost` if it had run
+running    accept that asks                    the worker died: *go*, or *stop* and :class:`WorkerLost`
+running    dead letter                         the worker died: published again, or :class:`WorkerLost`
+running    run time over                       :class:`TimeoutError`; the worker is told
+either     reply, error                        settled
+either     returned                            waiting; the delivery does not count as a run
+either     returned by the broker              :class:`Unroutable`
+either     cancelled by the caller             forgotten; a worker that runs it is told
+unknown    accept that asks                    *stop*
+unknown    accept                              *cancel*
+=========  ==================================  =====================================================================
+
+The rule: a call may start if no run of it can have begun; or once more, if it is idempotent. A redelivery without a
+*returned* note counts as a run that began, and so does every *go*.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from crew.codec import republish
+from crew.envelope import Envelope
+from crew.exceptions import (
+    CrewError,
+    DuplicateTaskId,
+    ExpirationError,
+    RemoteError,
+    TaskError,
+    TimeoutError,
+    Unroutable,
+    WorkerLost,
+)
+from crew.messages import Accept, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
+
+__all__ = ['Action', 'Calls', 'Republish', 'Settle', 'Tell']
+
+Waiter = TypeVar('Waiter')
+
+MAX_RUNS = 2
+
+#: The queue's own TTL is a hint: a message expires only at the head of its queue. The caller's timer fires after it.
+QUEUE_GRACE = 1.0
+
+#: How long after a run's limit the caller answers by itself when the worker, who should, says nothing.
+RUN_GRACE = 0.5
+
+NOBODY = 'the caller no longer waits'
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Generic[Waiter]):
+    """Give the outcome to whoever waits; never twice for one call."""
+
+    waiter: Waiter
+    outcome: Reply | CrewError
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message to a private queue."""
+
+    queue: str
+    message: Go | Stop | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class Republish:
+    """Publish a call once more into its shared queue."""
+
+    queue: str
+    envelope: Envelope
+
+
+Action: TypeAlias = Settle[Waiter] | Tell | Republish
+
+
+@dataclass(slots=True)
+class _Flight(Generic[Waiter]):
+    """One call in flight."""
+
+    waiter: Waiter
+    idempotent: bool
+    expiration: float
+    deadline: float
+    inbox: str = ''
+    running: bool = False
+    runs: int = 0
+    counted: bool = False  # whether the delivery that is out now is among the runs
+    returned: bool = False  # whether the delivery before was put back unstarted
+
+
+class Calls(Generic[Waiter]):
+    """The calls in flight of one client.
+
+    ``Waiter`` is whatever the owner wants back when a call is settled.
+
+    Attributes:
+        reply_to: the reply queue of the current connection; set by the owner before it adds calls.
+    """
+
+    def __init__(self) -> None:
+        self.reply_to = ''
+        self._flights: dict[str, _Flight[Waiter]] = {}
+        self._deadlines: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __contains__(self, correlation_id: object) -> bool:
+        return correlation_id in self._flights
+
+    # Adding and forgetting
+
+    def add(
+        self,
+        correlation_id: str,
+        waiter: Waiter,
+        *,
+        expiration: float,
+        idempotent: bool,
+        now: float,
+    ) -> None:
+        """Remember a call that is being published.
+
+        Args:
+            correlation_id: its id.
+            waiter: who gets the outcome.
+            expiration: how long it may wait for a worker, in seconds.
+            idempotent: whether it may run a second time when its worker dies.
+            now: the time, in seconds on any clock that is used throughout.
+
+        Raises:
+            DuplicateTaskId: a call with this id is in flight.
+        """
+        if correlation_id in self._flights:
+            raise DuplicateTaskId(f'a call with the id {correlation_id!r} is in flight already')
+        deadline = now + expiration + QUEUE_GRACE
+        self._flights[correlation_id] = _Flight(waiter, idempotent, expiration, deadline)
+        self._watch(correlation_id, deadline)
+
+    def cancel(self, correlation_id: str, reason: str = NOBODY) -> list[Action[Waiter]]:
+        """Forget a call; nobody is given its outcome. Unknown ids are fine: it may have been settled just now."""
+        flight = self._flights.pop(correlation_id, None)
+        if flight is None or not flight.running:
+            return []
+        return [self._cancel(flight.inbox, correlation_id, reason)]
+
+    def fail_all(self, error: CrewError) -> list[Action[Waiter]]:
+        """Settle every call with ``error``: the way to the broker is lost, and the reply queue with it."""
+        flights, self._flights = self._flights, {}
+        self._deadlines.clear()
+        return [Settle(flight.waiter, error) for flight in flights.values()]
+
+    # Messages
+
+    def receive(self, message: Message, *, now: float, wall: float) -> list[Action[Waiter]]:
+        """Take a message from the reply queue.
+
+        Args:
+            message: what came.
+            now: the time, on the clock of :meth:`add`.
+            wall: the time in seconds since the epoch, for a call that is published again.
+
+        Returns:
+            What to do. An empty list for a reply that nobody waits for.
+        """
+        if isinstance(message, Reply):
+            return self._settle(message.correlation_id, message)
+        if isinstance(message, Accept):
+            return self._accepted(message, now)
+        if isinstance(message, Failure):
+            return self._settle(message.correlation_id, _failure_error(message))
+        if isinstance(message, DeadLetter):
+            return self._dead_lettered(message, now, wall)
+        if isinstance(message, Returned):
+            for correlation_id in message.correlation_ids:
+                self._put_back(correlation_id, now)
+        return []
+
+    def unroutable(self, correlation_id: str, queue: str) -> list[Action[Waiter]]:
+        """Take the broker's word that a call could not be routed."""
+        return self._settle(correlation_id, Unroutable(f'there is no queue {queue!r} at the broker'))
+
+    def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
+        flight = self._flights.get(accept.correlation_id)
+        if flight is None:
+            return [self._stop(accept) if accept.ask else self._cancel(accept.inbox, accept.correlation_id, NOBODY)]
+        if not accept.ask:
+            flight.runs += not flight.counted
+            self._run(flight, accept, now)
+            return []
+        if accept.redelivered:
+            flight.runs += not flight.counted and not flight.returned
+            flight.returned = False
+        if not self._may_run(flight):
+            return [self._stop(accept), *self._settle(accept.correlation_id, _worker_lost(flight))]
+        flight.runs += 1
+        self._run(flight, accept, now)
+        return [Tell(accept.inbox, Go(correlation_id=accept.correlation_id, reply_to=self.reply_to))]
+
+    def _run(self, flight: _Flight[Waiter], accept: Accept, now: float) -> None:
+        flight.counted = True
+        flight.running = True
+        flight.inbox = accept.inbox
+        flight.deadline = now + max(0.0, accept.timeout - accept.ran) + RUN_GRACE
+        self._watch(accept.correlation_id, flight.deadline)
+
+    def _put_back(self, correlation_id: str, now: float) -> None:
+        flight = self._flights.get(correlation_id)
+        if flight is None:
+            return
+        flight.runs -= flight.counted
+        flight.counted = False
+        flight.returned = True
+        if flight.running:
+            # Its wait began anew: the broker keeps the message's own expiry, so a dead letter tells if it was too long.
+            flight.running = False
+            flight.deadline = now + flight.expiration + QUEUE_GRACE
+            self._watch(correlation_id, flight.deadline)
+
+    def _dead_lettered(self, letter: DeadLetter, now: float, wall: float) -> list[Action[Waiter]]:
+        flight = self._flights.get(letter.correlation_id)
+        if flight is None:
+            return []
+        if flight.running and self._may_run(flight):
+            # It was with a worker that died, and its time in the queue is over: so it gets another.
+            flight.running = flight.counted = flight.returned = False
+            flight.deadline = now + flight.expiration + QUEUE_GRACE
+            self._watch(letter.correlation_id, flight.deadline)
+            return [Republish(letter.queue, republish(letter, expiration=flight.expiration, sent=wall))]
+        error: TaskError = _worker_lost(flight)
+        if flight.runs == 0:
+            error = ExpirationError(reason=letter.reason, time=letter.time, expiration=flight.expiration)
+        return self._settle(letter.correlation_id, error)
+
+    @staticmethod
+    def _may_run(flight: _Flight[Waiter]) -> bool:
+        return flight.runs == 0 or (flight.idempotent and flight.runs < MAX_RUNS)
+
+    def _settle(self, correlation_id: str, outcome: Reply | CrewError) -> list[Action[Waiter]]:
+        flight = self._flights.pop(correlation_id, None)
+        return [] if flight is None else [Settle(flight.waiter, outcome)]
+
+    def _stop(self, accept: Accept) -> Tell:
+        return Tell(accept.inbox, Stop(correlation_id=accept.correlation_id, reply_to=self.reply_to))
+
+    def _cancel(self, inbox: str, correlation_id: str, reason: str) -> Tell:
+        return Tell(inbox, Cancel(correlation_id=correlation_id, reply_to=self.reply_to, reason=reason))
+
+    # Time
+
+    def next_deadline(self) -> float | None:
+        """Return when :meth:`expire` is due next, on the clock of :meth:`add`; None if nothing is in flight."""
+        while self._deadlines and not self._is_current(self._deadlines[0]):
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expire(self, now: float) -> list[Action[Waiter]]:
+        """Settle what is overdue."""
+        actions: list[Action[Waiter]] = []
+        for correlation_id in self._overdue(now):
+            flight = self._flights.pop(correlation_id)
+            if flight.running:
+                actions.append(self._cancel(flight.inbox, correlation_id, 'its time is over'))
+                actions.append(Settle(flight.waiter, TimeoutError('the task ran past its time')))
+            elif flight.runs:
+                actions.append(Settle(flight.waiter, _worker_lost(flight)))
+            else:
+                actions.append(Settle(flight.waiter, ExpirationError(expiration=flight.expiration)))
+        return actions
+
+    def _overdue(self, now: float) -> Iterator[str]:
+        while (due := self.next_deadline()) is not None and due <= now:
+            yield heapq.heappop(self._deadlines)[1]
+
+    def _watch(self, correlation_id: str, deadline: float) -> None:
+        heapq.heappush(self._deadlines, (deadline, correlation_id))
+        # Calls are settled long before their time is over: without this the heap would keep a minute's worth of them.
+        if len(self._deadlines) > 2 * len(self._flights) + 64:
+            self._deadlines = [entry for entry in self._deadlines if self._is_current(entry)]
+            heapq.heapify(self._deadlines)
+
+    def _is_current(self, entry: tuple[float, str]) -> bool:
+        flight = self._flights.get(entry[1])
+        return flight is not None and flight.deadline == entry[0]
+
+
+def _worker_lost(flight: _Flight[Waiter]) -> WorkerLost:
+    times = 'once' if flight.runs == 1 else f'{flight.runs} times'
+    return WorkerLost(f'the worker died while it ran the call; it has been started {times} and may not run again')
+
+
+def _failure_error(failure: Failure) -> TaskError:
+    if failure.kind == 'timeout':
+        return TimeoutError(failure.message or 'the task ran past its time')
+    return RemoteError(failure.type, failure.message, failure.traceback)

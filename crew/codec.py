@@ -1,0 +1,341 @@
+"""Messages to envelopes and back (docs/protocol.md). Sans-IO: whatever comes in, a message or ProtocolError comes out.
+
+A call keeps in AMQP properties what operations need to see or the broker acts on; the small control messages carry
+their fields as a JSON object in the body.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from crew.envelope import Envelope
+from crew.exceptions import ProtocolError
+from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
+from crew.topology import REPLY_KEY, priority_level
+
+__all__ = ['VERSION', 'decode', 'encode', 'encode_call', 'republish']
+
+#: The version of the protocol that this module speaks.
+VERSION = 1
+
+VERSION_KEY = 'crew-v'
+SENT_KEY = 'crew-sent'
+TIMEOUT_KEY = 'crew-timeout'
+RESERVED = 'crew-'
+
+JSON = 'application/json'
+
+# One header frame must hold the whole table, and pika does not check: a larger one costs the connection.
+MAX_HEADER_BYTES = 64 * 1024
+
+#: A control message is small; what is larger than this is not one.
+MAX_CONTROL_BODY = 1024 * 1024
+
+
+def encode(message: Message) -> Envelope:
+    """Return the envelope of a message.
+
+    Raises:
+        ValueError: the message carries more metadata than one AMQP frame may hold, or is a dead letter, which only
+            the broker makes.
+    """
+    return _ENCODERS[type(message)](message)
+
+
+def decode(envelope: Envelope) -> Message:
+    """Return the message in an envelope.
+
+    Raises:
+        ProtocolError: it is not a message of this version of the protocol.
+    """
+    decoder = _DECODERS.get(envelope.type)
+    if decoder is None:
+        raise ProtocolError(f'unknown message type {envelope.type[:40]!r}')
+    version = envelope.headers.get(VERSION_KEY)
+    if version != VERSION:
+        raise ProtocolError(f'version {str(version)[:20]!r} of the protocol is not spoken here, only {VERSION}')
+    try:
+        return decoder(envelope)
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise ProtocolError(f'malformed {envelope.type} message: {error}') from error
+
+
+# Calls
+
+
+def encode_call(call: Call) -> Envelope:
+    """Return the envelope of a call; the queue's dead letters find the caller by a header of its own.
+
+    Raises:
+        ValueError: its headers are reserved, or too many for one AMQP frame.
+    """
+    headers: dict[str, Any] = _checked_headers(call.headers)
+    headers[VERSION_KEY] = VERSION
+    if call.reply_to:
+        headers[REPLY_KEY] = call.reply_to
+    if call.sent is not None:
+        headers[SENT_KEY] = int(call.sent * 1000)
+    if call.timeout is not None:
+        headers[TIMEOUT_KEY] = _milliseconds(call.timeout)
+    return Envelope(
+        type='call',
+        body=call.body,
+        correlation_id=call.correlation_id,
+        reply_to=call.reply_to,
+        content_type=call.content_type,
+        content_encoding=call.content_encoding,
+        headers=headers,
+        # An integer: "86400000.0" closes the channel.
+        expiration=None if call.expiration is None else _milliseconds(call.expiration),
+        priority=priority_level(call.priority),
+        persistent=call.persistent,
+        timestamp=None if call.sent is None else int(call.sent),
+    )
+
+
+def republish(dead_letter: DeadLetter, *, expiration: float, sent: float) -> Envelope:
+    """Return the envelope that gives a dead-lettered call another wait of ``expiration`` seconds from ``sent``."""
+    original = dead_letter.envelope
+    headers = {key: value for key, value in original.headers.items() if not key.startswith('x-')}
+    headers[SENT_KEY] = int(sent * 1000)
+    return dataclasses.replace(original, headers=headers, expiration=_milliseconds(expiration), timestamp=int(sent))
+
+
+def _decode_call(envelope: Envelope) -> Call | DeadLetter:
+    if 'x-death' in envelope.headers:
+        return _decode_dead_letter(envelope)
+    sent = envelope.headers.get(SENT_KEY)
+    timeout = envelope.headers.get(TIMEOUT_KEY)
+    return Call(
+        correlation_id=envelope.correlation_id,
+        reply_to=envelope.reply_to,
+        body=envelope.body,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+        expiration=None if envelope.expiration is None else envelope.expiration / 1000,
+        timeout=None if timeout is None else _number(timeout) / 1000,
+        priority=envelope.priority,
+        persistent=envelope.persistent,
+        sent=None if sent is None else _number(sent) / 1000,
+        headers=_user_headers(envelope.headers),
+    )
+
+
+def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
+    deaths = envelope.headers['x-death']
+    if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
+        raise ValueError('x-death is not a list of tables')
+    time = deaths[0].get('time')
+    return DeadLetter(
+        correlation_id=envelope.correlation_id,
+        reason=_text(deaths[0].get('reason', '')),
+        time=time.timestamp() if isinstance(time, datetime) else None,
+        envelope=envelope,
+        queue=_text(deaths[0].get('queue', '')),
+    )
+
+
+# Answers
+
+
+def _encode_reply(reply: Reply) -> Envelope:
+    return Envelope(
+        type='reply',
+        body=reply.body,
+        correlation_id=reply.correlation_id,
+        content_type=reply.content_type,
+        content_encoding=reply.content_encoding,
+        headers={**_checked_headers(reply.headers), VERSION_KEY: VERSION},
+    )
+
+
+def _decode_reply(envelope: Envelope) -> Reply:
+    return Reply(
+        correlation_id=envelope.correlation_id,
+        body=envelope.body,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+        headers=_user_headers(envelope.headers),
+    )
+
+
+def _encode_failure(failure: Failure) -> Envelope:
+    fields = {
+        'kind': failure.kind,
+        'type': failure.type,
+        'message': failure.message,
+        'traceback': failure.traceback,
+    }
+    return _control('error', failure.correlation_id, fields)
+
+
+def _decode_failure(envelope: Envelope) -> Failure:
+    fields = _fields(envelope)
+    kind = fields['kind']
+    if kind not in ('raised', 'timeout', 'refused'):
+        raise ValueError(f'unknown kind of failure {kind!r}')
+    return Failure(
+        correlation_id=envelope.correlation_id,
+        kind=kind,
+        type=_text(fields.get('type', '')),
+        message=_text(fields.get('message', '')),
+        traceback=_text(fields.get('traceback', '')),
+    )
+
+
+# Control messages
+
+
+def _encode_accept(accept: Accept) -> Envelope:
+    fields = {
+        'inbox': accept.inbox,
+        'ask': accept.ask,
+        'redelivered': accept.redelivered,
+        'ran': accept.ran,
+        'timeout': accept.timeout,
+    }
+    return _control('accept', accept.correlation_id, fields)
+
+
+def _decode_accept(envelope: Envelope) -> Accept:
+    fields = _fields(envelope)
+    return Accept(
+        correlation_id=envelope.correlation_id,
+        inbox=_text(fields['inbox']),
+        ask=_flag(fields['ask']),
+        redelivered=_flag(fields['redelivered']),
+        ran=_number(fields['ran']),
+        timeout=_number(fields['timeout']),
+    )
+
+
+def _encode_go(go: Go) -> Envelope:
+    return _control('go', go.correlation_id, {}, reply_to=go.reply_to)
+
+
+def _decode_go(envelope: Envelope) -> Go:
+    return Go(correlation_id=envelope.correlation_id, reply_to=envelope.reply_to)
+
+
+def _encode_stop(stop: Stop) -> Envelope:
+    return _control('stop', stop.correlation_id, {}, reply_to=stop.reply_to)
+
+
+def _decode_stop(envelope: Envelope) -> Stop:
+    return Stop(correlation_id=envelope.correlation_id, reply_to=envelope.reply_to)
+
+
+def _encode_cancel(cancel: Cancel) -> Envelope:
+    return _control('cancel', cancel.correlation_id, {'reason': cancel.reason}, reply_to=cancel.reply_to)
+
+
+def _decode_cancel(envelope: Envelope) -> Cancel:
+    reason = _text(_fields(envelope).get('reason', ''))
+    return Cancel(correlation_id=envelope.correlation_id, reply_to=envelope.reply_to, reason=reason)
+
+
+def _encode_returned(returned: Returned) -> Envelope:
+    return _control('returned', '', {'ids': list(returned.correlation_ids)})
+
+
+def _decode_returned(envelope: Envelope) -> Returned:
+    ids = _fields(envelope)['ids']
+    if not isinstance(ids, list):
+        raise ValueError('ids is not a list')
+    return Returned(correlation_ids=tuple(_text(each) for each in ids))
+
+
+def _refuse_dead_letter(_: DeadLetter) -> Envelope:
+    raise ValueError('only the broker makes dead letters')
+
+
+_ENCODERS: dict[type, Callable[[Any], Envelope]] = {
+    Call: encode_call,
+    Reply: _encode_reply,
+    Failure: _encode_failure,
+    Accept: _encode_accept,
+    Go: _encode_go,
+    Stop: _encode_stop,
+    Cancel: _encode_cancel,
+    Returned: _encode_returned,
+    DeadLetter: _refuse_dead_letter,
+}
+
+_DECODERS: dict[str, Callable[[Envelope], Message]] = {
+    'call': _decode_call,
+    'reply': _decode_reply,
+    'error': _decode_failure,
+    'accept': _decode_accept,
+    'go': _decode_go,
+    'stop': _decode_stop,
+    'cancel': _decode_cancel,
+    'returned': _decode_returned,
+}
+
+
+# Parts
+
+
+def _control(type: str, correlation_id: str, fields: Mapping[str, Any], *, reply_to: str = '') -> Envelope:
+    body = json.dumps(fields).encode() if fields else b''
+    return Envelope(
+        type=type,
+        body=body,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        content_type=JSON,
+        headers={VERSION_KEY: VERSION},
+    )
+
+
+def _fields(envelope: Envelope) -> dict[str, Any]:
+    if len(envelope.body) > MAX_CONTROL_BODY:
+        raise ValueError(f'{len(envelope.body)} bytes are too many for a control message')
+    fields = json.loads(envelope.body)
+    if not isinstance(fields, dict):
+        raise ValueError('the body is not a JSON object')
+    return fields
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    size = 0
+    for name, value in headers.items():
+        if name.startswith((RESERVED, 'x-')):
+            raise ValueError(f'header names that begin with "crew-" or "x-" are reserved: {name!r}')
+        size += len(name.encode()) + len(value.encode()) + 8
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f'{size} bytes of headers do not fit into one AMQP frame; the limit is {MAX_HEADER_BYTES}')
+    return dict(headers)
+
+
+def _user_headers(headers: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in headers.items()
+        if isinstance(value, str) and not name.startswith((RESERVED, 'x-'))
+    }
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds * 1000)) if seconds > 0 else 0
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f'not a number: {str(value)[:40]!r}')
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'not a string: {str(value)[:40]!r}')
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f'neither true nor false: {str(value)[:40]!r}')
+    return value

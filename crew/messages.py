@@ -1,0 +1,191 @@
+"""What travels between a caller and a worker, as frozen values: valid by construction, without any bytes.
+
+A *call* waits in a shared queue; whatever follows goes to a private queue, by correlation id. The names and the meaning
+of each are specified in docs/protocol.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from crew.envelope import MAX_SHORT_STRING, Envelope
+
+__all__ = [
+    'Accept',
+    'Call',
+    'Cancel',
+    'DeadLetter',
+    'Failure',
+    'FailureKind',
+    'Go',
+    'Message',
+    'Reply',
+    'Returned',
+    'Stop',
+]
+
+FailureKind = Literal['raised', 'timeout', 'refused']
+
+
+def _check_id(name: str, value: str) -> None:
+    # AMQP 0-9-1 §4.2.5.3: a short string has at most 255 bytes.
+    if not value or len(value.encode()) > MAX_SHORT_STRING:
+        raise ValueError(f'{name} must have 1 to {MAX_SHORT_STRING} bytes of UTF-8')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A task to be run, from its caller.
+
+    Args:
+        correlation_id: names the call; unique among the caller's calls in flight.
+        reply_to: the caller's reply queue, or empty when nobody waits for an answer.
+        body: the argument, encoded.
+        content_type: how it is encoded.
+        content_encoding: how it is compressed, or empty.
+        expiration: how long it may wait until a worker accepts it, in seconds.
+        timeout: how long it may run, in seconds, or None for the worker's own limit.
+        priority: 0–255; higher first.
+        persistent: whether it survives a restart of the broker.
+        sent: when it was sent, in seconds since the epoch by the caller's clock, or None if the message does not say.
+        headers: metadata beside the argument.
+    """
+
+    correlation_id: str
+    reply_to: str = ''
+    body: bytes = b''
+    content_type: str = 'application/octet-stream'
+    content_encoding: str = ''
+    expiration: float | None = None
+    timeout: float | None = None
+    priority: int = 0
+    persistent: bool = False
+    sent: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail at the broker, where it takes the whole connection down.
+
+        Raises:
+            ValueError: a field is outside its range.
+        """
+        _check_id('correlation_id', self.correlation_id)
+        if not 0 <= self.priority <= MAX_SHORT_STRING:
+            raise ValueError(f'priority must be 0 to 255, not {self.priority}')
+        if self.expiration is not None and not 0 <= self.expiration < 2**32:
+            raise ValueError(f'expiration must be a number of seconds from now, not {self.expiration}')
+        if self.timeout is not None and not 0 < self.timeout < 2**32:
+            raise ValueError(f'timeout must be a positive number of seconds, not {self.timeout}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The value that a task returned."""
+
+    correlation_id: str
+    body: bytes = b''
+    content_type: str = 'application/octet-stream'
+    content_encoding: str = ''
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why there is no value.
+
+    Args:
+        kind: ``raised`` – the task raised; ``timeout`` – it ran past its time; ``refused`` – the worker could not
+            make sense of the call.
+        type: the exception's class name.
+        message: its text.
+        traceback: the remote traceback, or empty.
+    """
+
+    correlation_id: str
+    kind: FailureKind
+    type: str = ''
+    message: str = ''
+    traceback: str = ''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """A worker holds the call: it runs (``ask`` false), or may run if the caller says so (``ask`` true).
+
+    Args:
+        inbox: the worker's private queue.
+        ask: whether the worker waits for :class:`Go` or :class:`Stop` before it starts.
+        redelivered: whether the broker delivered the call before.
+        ran: how long the call has run already, in seconds.
+        timeout: the limit of its run that the worker keeps, in seconds.
+    """
+
+    correlation_id: str
+    inbox: str
+    ask: bool
+    redelivered: bool = False
+    ran: float = 0.0
+    timeout: float
+
+    def __post_init__(self) -> None:
+        """Refuse a negative or endless time.
+
+        Raises:
+            ValueError: a field is outside its range.
+        """
+        if not (0 <= self.ran < 2**32 and 0 < self.timeout < 2**32):
+            raise ValueError('ran and timeout must be finite numbers of seconds')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Go:
+    """The caller's answer to a question: run it. ``reply_to`` says whose call it is."""
+
+    correlation_id: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The caller's answer to a question: drop it. ``reply_to`` says whose call it is."""
+
+    correlation_id: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """The caller no longer waits for a call that runs."""
+
+    correlation_id: str
+    reply_to: str
+    reason: str = ''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """A worker puts these calls back into the queue and has not started any of them."""
+
+    correlation_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A call that came back from its queue.
+
+    Args:
+        correlation_id: which call.
+        reason: RabbitMQ's word: ``expired``, ``rejected``, ``maxlen`` or ``delivery_limit``.
+        time: when it left the queue, in seconds since the epoch, or None.
+        envelope: the call as it was published, to be published again if it may be.
+        queue: the queue that it left.
+    """
+
+    correlation_id: str
+    reason: str
+    time: float | None
+    envelope: Envelope
+    queue: str
+
+
+Message: TypeAlias = Call | Reply | Failure | Accept | Go | Stop | Cancel | Returned | DeadLetter

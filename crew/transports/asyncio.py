@@ -1,0 +1,442 @@
+"""AMQP on an asyncio loop (Tornado's is one) through pika: :func:`dial` gives a connection of ``transports.base``.
+
+This is the one module that knows pika's classes; foreign exceptions become ours here.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pika
+from pika.adapters.asyncio_connection import AsyncioConnection as PikaConnection
+from pika.channel import Channel as PikaChannel
+from pika.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+from pika.spec import Basic, BasicProperties
+
+from crew.envelope import Envelope
+from crew.exceptions import BrokerRefused, ConnectionError
+from crew.topology import Binding, Exchange, Queue
+from crew.transports.base import Delivery, OnDelivery, OnReturn
+from crew.transports.services import AsyncioServices
+
+__all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters', 'safe_url']
+
+log = logging.getLogger(__name__)
+
+T = TypeVar('T')
+
+# AMQP 0-9-1 reply codes that say: you are set up wrongly; the same attempt later would fail the same way.
+REFUSALS = {403, 404, 405, 406, 530, 540, 541}
+
+
+def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
+    """Return pika's parameters for an AMQP URL.
+
+    Args:
+        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``.
+        name: what the broker's operator sees as the connection's name.
+
+    Raises:
+        ValueError: it is not such a URL; the message says why and holds no password.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ('amqp', 'amqps') or not parts.hostname or parts.port == 0:
+            raise ValueError('no AMQP URL')
+        result = pika.URLParameters(url)
+    except Exception as error:  # pika raises whatever the part that it could not read made it raise
+        hint = 'amqp://user:password@host:5672/%2F'
+        raise ValueError(f'bad AMQP URL {safe_url(url)!r}: it should look like {hint}') from error
+    result.connection_attempts = 1
+    result.retry_delay = 0
+    result.client_properties = {
+        'product': 'crew',
+        'connection_name': f'{name} {socket.gethostname()}:{os.getpid()}',
+    }
+    return result
+
+
+def safe_url(url: str) -> str:
+    """Return the URL without its password, for logs."""
+    head, at, tail = url.rpartition('@')
+    if not at:
+        return url
+    scheme, separator, credentials = head.rpartition('://')
+    user = credentials.partition(':')[0]
+    return f'{scheme}{separator}{user}@{tail}'
+
+
+async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'AsyncioConnection':
+    """Connect to a broker on the running loop.
+
+    Args:
+        url: see :func:`parameters`.
+        name: what the broker's operator sees as the connection's name.
+        timeout: how long all of it may take, in seconds.
+
+    Raises:
+        ValueError: the URL cannot be read.
+        BrokerRefused: wrong credentials, or no such virtual host.
+        ConnectionError: the broker cannot be reached, or does not answer in time.
+    """
+    connection = AsyncioConnection(url, name)
+    try:
+        await asyncio.wait_for(connection.opened, timeout)
+    except asyncio.TimeoutError:
+        connection.abandon()
+        raise ConnectionError(f'no answer from the broker at {safe_url(url)} within {timeout:g} s') from None
+    except BaseException:
+        connection.abandon()
+        raise
+    return connection
+
+
+class AsyncioConnection:
+    """A pika connection behind the port of ``transports.base``; made by :func:`dial`."""
+
+    def __init__(self, url: str, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.on_close: Callable[[Exception], None] = lambda reason: None
+        self.on_blocked: Callable[[bool], None] = lambda blocked: None
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self._closed = asyncio.Event()
+        self._url = url
+        self._channels: set[AsyncioChannel] = set()
+        self._pika = PikaConnection(
+            parameters(url, name),
+            on_open_callback=self._opened,
+            on_open_error_callback=lambda _, error: self._failed(error),
+            on_close_callback=lambda _, error: self._lost(error),
+            custom_ioloop=AsyncioServices(loop),
+        )
+        self._pika.add_on_connection_blocked_callback(lambda *_: self.on_blocked(True))
+        self._pika.add_on_connection_unblocked_callback(lambda *_: self.on_blocked(False))
+
+    async def open_channel(
+        self, *, prefetch: int = 0, confirm: bool = False, on_return: OnReturn | None = None
+    ) -> 'AsyncioChannel':
+        """Open a channel; see the port."""
+        channel = AsyncioChannel(self._on_channel_closed, on_return)
+        self._channels.add(channel)
+        await channel.open(self._pika, prefetch, confirm)
+        return channel
+
+    async def close(self) -> None:
+        """Send what is still to be sent, and close; see the port."""
+        if self._pika.is_open:
+            self._pika.close()
+        elif not self._pika.is_closing:
+            return
+        try:
+            await asyncio.wait_for(self._closed.wait(), 5)
+        except asyncio.TimeoutError:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Give the connection up without waiting for anybody."""
+        if not (self._pika.is_closed or self._pika.is_closing):
+            self._pika.close()
+
+    # From pika
+
+    def _opened(self, _: PikaConnection) -> None:
+        if not self.opened.done():
+            self.opened.set_result(None)
+
+    def _failed(self, error: BaseException) -> None:
+        self._closed.set()
+        if not self.opened.done():
+            self.opened.set_exception(_open_error(error, self._url))
+
+    def _lost(self, error: BaseException) -> None:
+        self._closed.set()
+        reason = ConnectionError(f'the connection to the broker at {safe_url(self._url)} was lost: {_words(error)}')
+        reason.__cause__ = error
+        channels, self._channels = self._channels, set()
+        for channel in channels:
+            channel.lost(reason)
+        self.on_close(reason)
+
+    def _on_channel_closed(self, channel: 'AsyncioChannel', reason: Exception, unexpected: bool) -> None:
+        self._channels.discard(channel)
+        # A channel that the broker closed took its consumers and its acks with it: start from nothing.
+        if unexpected and self._pika.is_open:
+            log.warning('the broker closed a channel, so the connection is made anew: %s', reason)
+            self._pika.close()
+
+
+class AsyncioChannel:
+    """A pika channel behind the port of ``transports.base``; made by :meth:`AsyncioConnection.open_channel`."""
+
+    def __init__(
+        self, on_closed: Callable[['AsyncioChannel', Exception, bool], None], on_return: OnReturn | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_closed = on_closed
+        self._on_return = on_return
+        self._waiting: set[asyncio.Future[Any]] = set()
+        self._unconfirmed: dict[int, asyncio.Future[None]] = {}
+        self._published = 0
+        self._confirm = False
+        self._error: Exception | None = None
+        self._closing = False
+        self._pika: PikaChannel
+
+    async def open(self, connection: PikaConnection, prefetch: int, confirm: bool) -> None:
+        """Open it on a connection; see :meth:`AsyncioConnection.open_channel`."""
+        opened = self._future()
+        try:
+            self._pika = connection.channel(on_open_callback=lambda _: _settle(opened, None))
+        except AMQPError as error:
+            raise ConnectionError(f'the connection to the broker is gone: {_words(error)}') from error
+        self._pika.add_on_close_callback(lambda _, error: self._closed_by(error))
+        if self._on_return is not None:
+            self._pika.add_on_return_callback(self._returned)
+        await opened
+        if prefetch:
+            await self._ask(lambda done: self._pika.basic_qos(prefetch_count=prefetch, callback=done))
+        if confirm:
+            self._confirm = True
+            await self._ask(lambda done: self._pika.confirm_delivery(self._confirmation, callback=done))
+
+    # Declaring and consuming
+
+    async def declare(self, what: Queue | Exchange | Binding) -> None:
+        """Declare it; see the port."""
+        if isinstance(what, Queue):
+            await self._ask(
+                lambda done: self._pika.queue_declare(
+                    what.name,
+                    durable=what.durable,
+                    exclusive=what.exclusive,
+                    arguments=dict(what.arguments),
+                    callback=done,
+                )
+            )
+        elif isinstance(what, Exchange):
+            await self._ask(lambda done: self._pika.exchange_declare(what.name, what.type, durable=True, callback=done))
+        else:
+            await self._ask(
+                lambda done: self._pika.queue_bind(
+                    what.queue, what.exchange, arguments=dict(what.arguments), callback=done
+                )
+            )
+
+    async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
+        """Start to consume; see the port."""
+
+        def on_message(_: PikaChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+            on_delivery(Delivery(_envelope(properties, body), method.delivery_tag, method.redelivered, self))
+
+        tag = ''
+
+        def start(done: Callable[[Any], None]) -> None:
+            nonlocal tag
+            tag = self._pika.basic_consume(queue, on_message, auto_ack=no_ack, callback=done)
+
+        self._pika.add_on_cancel_callback(self._consumer_lost)
+        await self._ask(start)
+        return tag
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """Stop to consume; see the port."""
+        await self._ask(lambda done: self._pika.basic_cancel(consumer_tag, callback=done))
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge a delivery; see the port."""
+        if self._pika.is_open:
+            self._pika.basic_ack(tag)
+
+    def nack(self, tag: int) -> None:
+        """Put a delivery back; see the port."""
+        if self._pika.is_open:
+            self._pika.basic_nack(tag, requeue=True)
+
+    # Publishing
+
+    def publish(self, envelope: Envelope, routing_key: str, *, exchange: str = '', mandatory: bool = False) -> None:
+        """Send a message; see the port."""
+        if not self._pika.is_open:
+            log.debug('dropped a %s message for %s: the channel is closed', envelope.type, routing_key)
+            return
+        self._pika.basic_publish(exchange, routing_key, envelope.body, _properties(envelope), mandatory=mandatory)
+        if self._confirm:
+            self._published += 1
+            self._unconfirmed[self._published] = self._future()
+
+    async def confirmed(self) -> None:
+        """Wait for the broker's confirms; see the port."""
+        if self._unconfirmed:
+            await asyncio.gather(*self._unconfirmed.values())
+
+    def _confirmation(self, frame: Any) -> None:
+        method = frame.method
+        tags = [method.delivery_tag]
+        if method.multiple:
+            tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
+        for tag in tags:
+            future = self._unconfirmed.pop(tag, None)
+            if future is None:
+                continue
+            if isinstance(method, Basic.Nack):
+                _fail(future, ConnectionError('the broker refused a message'))
+            else:
+                _settle(future, None)
+
+    def _returned(self, _: PikaChannel, method: Basic.Return, properties: BasicProperties, body: bytes) -> None:
+        if self._on_return is not None:
+            self._on_return(_envelope(properties, body), method.routing_key)
+
+    # Closing
+
+    async def close(self) -> None:
+        """Close the channel; see the port."""
+        if self._pika.is_open:
+            self._closing = True
+            closed = self._future()
+            self._pika.add_on_close_callback(lambda *_: _settle(closed, None))
+            self._pika.close()
+            await closed
+
+    def lost(self, reason: Exception) -> None:
+        """Fail whoever waits on this channel: it is gone."""
+        self._error = self._error or reason
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            _fail(future, self._error)
+        self._unconfirmed.clear()
+
+    def _closed_by(self, error: BaseException) -> None:
+        reason: Exception
+        if isinstance(error, ChannelClosedByBroker) and error.reply_code in REFUSALS:
+            reason = BrokerRefused(_words(error))
+        else:
+            reason = ConnectionError(f'the channel was closed: {_words(error)}')
+        reason.__cause__ = error
+        if not self._closing:
+            self.lost(reason)
+        self._on_closed(self, reason, isinstance(error, ChannelClosedByBroker))
+
+    def _consumer_lost(self, _: Any) -> None:
+        # The queue was deleted, or its node died. Closing the channel makes everything anew, the queue included.
+        reason = ConnectionError('the broker cancelled a consumer: its queue was deleted or has moved')
+        self.lost(reason)
+        self._on_closed(self, reason, True)
+
+    # Asking the broker
+
+    async def _ask(self, request: Callable[[Callable[[Any], None]], Any]) -> None:
+        if self._error is not None:
+            raise self._error
+        answer = self._future()
+        try:
+            request(lambda frame: _settle(answer, None))
+        except AMQPError as error:
+            self._waiting.discard(answer)
+            raise ConnectionError(f'the channel is closed: {_words(error)}') from error
+        await answer
+
+    def _future(self) -> 'asyncio.Future[Any]':
+        future = self._loop.create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        # Whoever waits gets the exception; when nobody does, the loss of the connection has been reported anyway.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future
+
+
+# Between pika's values and ours
+
+
+def _properties(envelope: Envelope) -> BasicProperties:
+    return BasicProperties(
+        content_type=envelope.content_type or None,
+        content_encoding=envelope.content_encoding or None,
+        headers=dict(envelope.headers),
+        delivery_mode=2 if envelope.persistent else 1,
+        priority=envelope.priority or None,
+        correlation_id=envelope.correlation_id or None,
+        reply_to=envelope.reply_to or None,
+        expiration=None if envelope.expiration is None else str(envelope.expiration),
+        timestamp=envelope.timestamp,
+        type=envelope.type or None,
+    )
+
+
+def _envelope(properties: BasicProperties, body: bytes) -> Envelope:
+    return Envelope(
+        body=body,
+        type=_string(properties.type),
+        correlation_id=_string(properties.correlation_id),
+        reply_to=_string(properties.reply_to),
+        content_type=_string(properties.content_type),
+        content_encoding=_string(properties.content_encoding),
+        headers=properties.headers or {},
+        expiration=_integer(properties.expiration),
+        priority=properties.priority or 0,
+        persistent=properties.delivery_mode == 2,
+        timestamp=properties.timestamp,
+    )
+
+
+def _string(value: str | bytes | None) -> str:
+    # pika gives bytes where a short string is not UTF-8.
+    if isinstance(value, bytes):
+        return value.decode('utf-8', 'replace')
+    return value or ''
+
+
+def _integer(value: str | None) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return None
+
+
+def _settle(future: 'asyncio.Future[T]', value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: 'asyncio.Future[Any]', error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _open_error(error: BaseException, url: str) -> Exception:
+    where = safe_url(url)
+    result: Exception
+    if isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
+        result = BrokerRefused(f'the broker at {where} refused the user name or password')
+    elif isinstance(error, ProbableAccessDeniedError) or (
+        isinstance(error, ConnectionClosedByBroker) and error.reply_code in REFUSALS
+    ):
+        result = BrokerRefused(f'the broker at {where} has no such virtual host, or the user may not use it')
+    else:
+        result = ConnectionError(f'cannot reach the broker at {where}: {_words(error)}')
+    result.__cause__ = error
+    return result
+
+
+def _words(error: BaseException) -> str:
+    """Say in one line what pika says in a chain of wrapped exceptions."""
+    if isinstance(error, (ChannelClosedByBroker, ConnectionClosedByBroker)):
+        return f'{error.reply_code} {error.reply_text}'
+    inner = next((arg for arg in getattr(error, 'args', ()) if isinstance(arg, BaseException)), None)
+    if inner is not None:
+        return _words(inner)
+    exception = getattr(error, 'exception', None)
+    if isinstance(exception, BaseException):
+        return _words(exception)
+    return str(error) or type(error).__name__

@@ -1,0 +1,111 @@
+"""The port between crew and a broker: what a connection and its channels can do, in no library's words.
+
+A connection is opened, prepared, used and lost; after a loss a new one starts from nothing. Methods that need the
+broker's answer are coroutines; those that only send (publish, ack, nack) return at once, and what is sent in one turn
+of the loop leaves in one write when the turn ends.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from crew.envelope import Envelope
+from crew.topology import Binding, Exchange, Queue
+
+__all__ = ['Channel', 'Connection', 'Delivery', 'OnDelivery', 'OnReturn']
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message that a consumer got.
+
+    Args:
+        envelope: the message.
+        tag: names the delivery on its channel, for ack and nack.
+        redelivered: whether the broker delivered it before.
+        channel: where it came in, and where it must be acknowledged.
+    """
+
+    envelope: Envelope
+    tag: int
+    redelivered: bool
+    channel: 'Channel'
+
+
+OnDelivery = Callable[[Delivery], None]
+OnReturn = Callable[[Envelope, str], None]
+
+
+class Channel(Protocol):
+    """One AMQP channel: what goes through it keeps its order."""
+
+    async def declare(self, what: Queue | Exchange | Binding) -> None:
+        """Declare it, or find that it exists as wanted.
+
+        Raises:
+            BrokerRefused: it exists with other arguments, or we may not.
+            ConnectionError: the connection was lost.
+        """
+
+    async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
+        """Start to consume; return the consumer's tag.
+
+        Raises:
+            BrokerRefused: we may not.
+            ConnectionError: the connection was lost.
+        """
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """Stop to consume; when this returns, no more deliveries come.
+
+        Raises:
+            ConnectionError: the connection was lost.
+        """
+
+    def publish(self, envelope: Envelope, routing_key: str, *, exchange: str = '', mandatory: bool = False) -> None:
+        """Send a message. With ``mandatory``, one that no queue takes goes to the channel's ``on_return``.
+
+        On a channel that is closed the message is dropped: whoever needs to know hears of the loss of the connection.
+        """
+
+    async def confirmed(self) -> None:
+        """Wait until the broker has all that was published on this channel (one opened with ``confirm``).
+
+        Raises:
+            ConnectionError: the connection was lost, or the broker refused a message.
+        """
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge a delivery."""
+
+    def nack(self, tag: int) -> None:
+        """Put a delivery back into its queue."""
+
+    async def close(self) -> None:
+        """Close the channel. What it held unacknowledged goes back into its queue."""
+
+
+class Connection(Protocol):
+    """One connection to a broker, alive until ``on_close`` is called."""
+
+    #: Set by the owner: called once with the reason when the connection is gone.
+    on_close: Callable[[Exception], None]
+    #: Set by the owner: called with True when the broker takes no messages (an alarm), with False when it does again.
+    on_blocked: Callable[[bool], None]
+
+    async def open_channel(
+        self, *, prefetch: int = 0, confirm: bool = False, on_return: OnReturn | None = None
+    ) -> Channel:
+        """Open a channel.
+
+        Args:
+            prefetch: how many deliveries each new consumer may hold unacknowledged; 0 is any number.
+            confirm: whether the broker confirms what is published.
+            on_return: gets messages that were published as mandatory and that no queue took, with their routing key.
+
+        Raises:
+            ConnectionError: the connection was lost.
+        """
+
+    async def close(self) -> None:
+        """Send what is still to be sent, and close."""

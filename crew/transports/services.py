@@ -1,0 +1,171 @@
+"""The sockets under pika on an asyncio loop: one read for much, one write for all that a turn of the loop produced.
+
+pika hands every frame to its stream on its own: three for a publish, one for an ack, and its own streams make a system
+call of each. Here they are collected and leave together when the turn ends; never on a timer, so nothing waits for
+company (docs/architecture.md, Speed). Everything else is asyncio's own socket and TLS code.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pika.adapters.utils import nbio_interface
+
+__all__ = ['AsyncioServices']
+
+
+class AsyncioServices(nbio_interface.AbstractIOServices):
+    """What pika wants of a loop (its ``AbstractIOServices``), given by asyncio."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop."""
+        return self._loop
+
+    def close(self) -> None:
+        """Do nothing: the loop belongs to whoever made it."""
+
+    def run(self) -> None:
+        """Do nothing: the loop is run by whoever made it."""
+
+    def stop(self) -> None:
+        """Do nothing: the loop is stopped by whoever runs it."""
+
+    def add_callback_threadsafe(self, callback: Callable[[], None]) -> None:
+        """Call back in the loop's thread. pika calls this from there, so no wake-up through a socket is needed."""
+        self._loop.call_soon(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call back after ``delay`` seconds."""
+        return self._loop.call_later(delay, callback)
+
+    def getaddrinfo(
+        self,
+        host: str,
+        port: int,
+        on_done: Callable[[Any], None],
+        family: int = 0,
+        socktype: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> '_Task':
+        """Resolve a name; ``on_done`` gets the addresses or an exception."""
+        return _Task(self._loop, self._getaddrinfo(host, port, family, socktype, proto, flags), on_done)
+
+    def connect_socket(
+        self, sock: socket.socket, resolved_addr: Any, on_done: Callable[[BaseException | None], None]
+    ) -> '_Task':
+        """Connect a non-blocking socket; ``on_done`` gets None or an exception."""
+        return _Task(self._loop, self._loop.sock_connect(sock, resolved_addr), on_done)
+
+    def create_streaming_connection(
+        self,
+        protocol_factory: Callable[[], Any],
+        sock: socket.socket,
+        on_done: Callable[[Any], None],
+        ssl_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+    ) -> '_Task':
+        """Make a stream of a connected socket; ``on_done`` gets ``(stream, protocol)`` or an exception."""
+        return _Task(self._loop, self._stream(protocol_factory, sock, ssl_context, server_hostname), on_done)
+
+    async def _getaddrinfo(self, host: str, port: int, family: int, type: int, proto: int, flags: int) -> Any:
+        try:
+            # An address needs no resolver, and so no thread.
+            return socket.getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            return await self._loop.getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
+
+    async def _stream(
+        self,
+        protocol_factory: Callable[[], Any],
+        sock: socket.socket,
+        ssl_context: ssl.SSLContext | None,
+        server_hostname: str | None,
+    ) -> tuple['_Stream', Any]:
+        stream = _Stream(self._loop, protocol_factory())
+        name = server_hostname if ssl_context else None
+        await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
+        return stream, stream.get_protocol()
+
+
+class _Task(nbio_interface.AbstractIOReference):
+    """A coroutine whose outcome, value or exception, goes to a callback."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], on_done: Callable[[Any], None]
+    ) -> None:
+        self._task = loop.create_task(work)
+        self._on_done = on_done
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: 'asyncio.Task[Any]') -> None:
+        if not task.cancelled():
+            self._on_done(task.exception() or task.result())
+
+    def cancel(self) -> bool:
+        """Cancel the work; return False if it was done already."""
+        return self._task.cancel()
+
+
+class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
+    """asyncio's protocol on one side, pika's transport on the other."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: Any) -> None:
+        self._loop = loop
+        self._protocol = protocol
+        self._transport: asyncio.Transport | None = None
+        self._pending: list[bytes] = []
+        self._error: BaseException | None = None
+
+    # From the socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._protocol.connection_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._protocol.data_received(data)
+        except Exception as error:
+            # Bytes that are not AMQP: what follows cannot be understood either.
+            self._error = error
+            self.abort()
+
+    def eof_received(self) -> bool:
+        return bool(self._protocol.eof_received())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._pending.clear()
+        self._protocol.connection_lost(self._error or exc)
+
+    # To the socket
+
+    def write(self, data: bytes) -> None:
+        if not self._pending:
+            self._loop.call_soon(self._flush)
+        self._pending.append(data)
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._pending:
+            data = b''.join(self._pending)
+            self._pending.clear()
+            self._transport.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        unsent = self._transport.get_write_buffer_size() if self._transport else 0
+        return unsent + sum(map(len, self._pending))
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._flush()
+            self._transport.abort()

@@ -1,0 +1,144 @@
+"""What runs in each worker process and since when, where the supervisor can read it without the process's help.
+
+A process whose C code holds the interpreter lock cannot answer any question, so it writes down beforehand: shared
+memory, one record a slot, made before the fork. The process writes, the supervisor reads; a record that is caught
+half-written fails its check and is read again.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+
+__all__ = ['Clock', 'Record']
+
+_HEADER = struct.Struct('=B256s')
+_RECORD = struct.Struct('=BBdddH256sH256sH512s')
+_TEXT_AT = struct.calcsize('=BBdddH256sH256s')
+
+_IDLE, _RUNNING = 0, 1
+_READY, _LEAVING = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one slot runs.
+
+    Args:
+        correlation_id: the call.
+        reply_to: its caller's reply queue.
+        started: when its run began, on ``time.monotonic``, which all processes of a machine share.
+        timeout: how long it may run, in seconds.
+        accepted: whether its caller has heard that it runs.
+        text: what it is, for a person: a request line, a task's name.
+    """
+
+    correlation_id: str
+    reply_to: str
+    started: float
+    timeout: float
+    accepted: bool
+    text: str
+
+
+class Clock:
+    """The records of one worker process; made by the supervisor, written by the process.
+
+    Args:
+        slots: how many calls run at once.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._memory = mmap.mmap(-1, _HEADER.size + slots * _RECORD.size)
+
+    def close(self) -> None:
+        """Free the memory of this process's view."""
+        self._memory.close()
+
+    # Written by the process
+
+    def set_ready(self, inbox: str) -> None:
+        """Note that the process takes calls, and where callers reach it."""
+        _HEADER.pack_into(self._memory, 0, _READY, inbox.encode()[:256])
+
+    def set_leaving(self) -> None:
+        """Note that the process gives itself up, so that another may take its place already."""
+        self._memory[0] = _LEAVING
+
+    def start(self, slot: int, record: Record) -> None:
+        """Note that a slot begins a run."""
+        id_bytes, reply_bytes = record.correlation_id.encode()[:256], record.reply_to.encode()[:256]
+        text = _cut(record.text)
+        _RECORD.pack_into(
+            self._memory,
+            self._at(slot),
+            _RUNNING,
+            record.accepted,
+            record.started,
+            record.timeout,
+            record.started + record.timeout,
+            len(id_bytes),
+            id_bytes,
+            len(reply_bytes),
+            reply_bytes,
+            len(text),
+            text,
+        )
+
+    def describe(self, slot: int, text: str) -> None:
+        """Note what a slot's run is, for a person."""
+        cut = _cut(text)
+        struct.pack_into('=H512s', self._memory, self._at(slot) + _TEXT_AT, len(cut), cut)
+
+    def accept(self, slot: int) -> None:
+        """Note that the caller has heard of a slot's run."""
+        self._memory[self._at(slot) + 1] = 1
+
+    def stop(self, slot: int) -> None:
+        """Note that a slot is free."""
+        self._memory[self._at(slot)] = _IDLE
+
+    # Read by the supervisor
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process has taken up its work."""
+        return self._memory[0] == _READY
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the process gives itself up."""
+        return self._memory[0] == _LEAVING
+
+    @property
+    def inbox(self) -> str:
+        """The process's private queue."""
+        return str(_HEADER.unpack_from(self._memory, 0)[1].rstrip(b'\0').decode('utf-8', 'replace'))
+
+    def running(self) -> list[Record]:
+        """Return what runs now."""
+        records = (self._read(slot) for slot in range(self._slots))
+        return [record for record in records if record is not None]
+
+    def _read(self, slot: int) -> Record | None:
+        if self._memory[self._at(slot)] == _IDLE:
+            return None
+        fields = _RECORD.unpack_from(self._memory, self._at(slot))
+        state, accepted, started, timeout, check, id_size, id_bytes, reply_size, reply_bytes, text_size, text = fields
+        if state == _IDLE or check != started + timeout:
+            return None
+        return Record(
+            correlation_id=id_bytes[:id_size].decode('utf-8', 'replace'),
+            reply_to=reply_bytes[:reply_size].decode('utf-8', 'replace'),
+            started=started,
+            timeout=timeout,
+            accepted=bool(accepted),
+            text=text[:text_size].decode('utf-8', 'replace'),
+        )
+
+    def _at(self, slot: int) -> int:
+        return _HEADER.size + slot * _RECORD.size
+
+
+def _cut(text: str) -> bytes:
+    return text.encode('utf-8', 'replace')[:512]

@@ -1,0 +1,327 @@
+"""The worker's end of the connection: deliveries become runs, runs become replies, replies are acked.
+
+One thread owns the connection, this object and all decisions; tasks run elsewhere and only report their end. What is
+decided in ``deliveries`` is carried out here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crew import codec, topology
+from crew.envelope import Envelope
+from crew.exceptions import CrewError, ProtocolError
+from crew.messages import Call, Cancel, Failure, Go, Returned, Stop
+from crew.topology import QueueType
+from crew.transports.alarm import Alarm
+from crew.transports.asyncio import dial
+from crew.transports.base import Channel, Connection, Delivery
+from crew.transports.session import Session
+from crew.worker.clock import Clock
+from crew.worker.deliveries import (
+    Ack,
+    Action,
+    Cancelled,
+    Deliveries,
+    Drop,
+    Held,
+    Interrupt,
+    Limits,
+    Publish,
+    Replace,
+    Start,
+)
+from crew.worker.run import OnFinished, Outcome, Run, Runner
+
+__all__ = ['Consumer', 'Settings']
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a consumer is set up with.
+
+    Args:
+        urls: the brokers of a cluster, tried in turn.
+        queue: the id of the task or web application.
+        queue_type: ``classic``, or ``quorum`` for a cluster.
+        slots: how many calls run at once in this process.
+        prefetch: how many deliveries it may hold. What is above ``slots`` is look-ahead: fetched before there is a
+            slot, so it may wait here while another worker is idle.
+        limits: of each run.
+        graceful_timeout: how long running calls may take when the worker is told to end, in seconds.
+        name: what the broker's operator sees.
+    """
+
+    urls: Sequence[str]
+    queue: str
+    queue_type: QueueType = 'classic'
+    slots: int = 1
+    prefetch: int = 1
+    limits: Limits = field(default_factory=Limits)
+    graceful_timeout: float = 28.0
+    name: str = 'crew-worker'
+
+
+class Consumer:
+    """One worker process's consumer. Lives on one asyncio loop.
+
+    Args:
+        settings: see :class:`Settings`.
+        make_runner: makes what runs the tasks; given where to report the end of a run.
+        clock: where runs are written down for the supervisor.
+    """
+
+    def __init__(self, settings: Settings, make_runner: Callable[[OnFinished], Runner], clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._deliveries = Deliveries(settings.slots, settings.limits)
+        self._runner = make_runner(self._report)
+        self._free_slots = list(reversed(range(settings.slots)))
+        self._runs: dict[Held, Run] = {}
+        self._held: dict[Run, Held] = {}
+        self._reports: deque[tuple[Run, Outcome]] = deque()
+        self._reporting = False
+        self._alarm = Alarm(self._loop, self._tick)
+        self._consuming: list[tuple[Channel, str]] = []
+        self._connection: Connection | None = None
+        self._idle = asyncio.Event()
+        self._stuck: asyncio.Future[Any] = self._loop.create_future()
+        self._ending = False
+        self._session = Session(settings.urls, lambda url: dial(url, name=settings.name), self._prepare, self._on_lost)
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Serve until told to stop; then finish what runs, answer it, and close.
+
+        Args:
+            stop: set by the owner when the process is to end.
+
+        Returns:
+            True if everything that ran has ended. False if something would not, so the process must be thrown away.
+
+        Raises:
+            BrokerRefused: the broker refused the very first connection.
+        """
+        self._session.start()
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+        connected: asyncio.Future[Any] = asyncio.ensure_future(self._session.wait_ready())
+        try:
+            await asyncio.wait({connected, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if connected.done():
+                connected.result()
+            await asyncio.wait({stopping, self._stuck}, return_when=asyncio.FIRST_COMPLETED)
+            patience = self._settings.graceful_timeout
+            if self._stuck.done():
+                self._clock.set_leaving()
+                patience = self._settings.limits.kill_after
+            return await self._drain(patience)
+        finally:
+            stopping.cancel()
+            connected.cancel()
+            self._alarm.stop()
+            await self._session.close()
+
+    # Connecting
+
+    async def _prepare(self, connection: Connection) -> None:
+        settings = self._settings
+        self._connection = connection
+        channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
+        queue = topology.task_queue(settings.queue, settings.queue_type)
+        inbox = topology.inbox()
+        await channel.declare(topology.DEAD_LETTERS)
+        await channel.declare(queue)
+        await channel.declare(inbox)
+        await channel.consume(inbox.name, self._told, no_ack=True)
+        self._deliveries.inbox = inbox.name
+        self._consuming = []
+        if self._ending:
+            return
+        await self._consume(channel, queue.name)
+        if settings.prefetch > settings.slots:
+            # Its own channel, so that it can be given back without the deliveries that run.
+            ahead = await connection.open_channel(prefetch=settings.prefetch - settings.slots, on_return=self._returned)
+            await self._consume(ahead, queue.name)
+        self._clock.set_ready(inbox.name)
+        log.info('taking requests from %s, %d at once', queue.name, settings.slots)
+
+    async def _consume(self, channel: Channel, queue: str) -> None:
+        self._consuming.append((channel, await channel.consume(queue, self._arrived)))
+
+    def _on_lost(self, reason: Exception) -> None:
+        running = len(self._deliveries.running)
+        if running:
+            log.warning('%d running calls cannot be answered any more: the connection was lost', running)
+        self._connection = None
+        self._consuming = []
+        self._deliveries.lost()
+
+    # From the broker
+
+    def _arrived(self, delivery: Delivery) -> None:
+        try:
+            call = codec.decode(delivery.envelope)
+            if not isinstance(call, Call):
+                raise ProtocolError(f'a {delivery.envelope.type} message has no place in a shared queue')
+        except ProtocolError as error:
+            self._refuse(delivery, error)
+            return
+        self._do(self._deliveries.arrive(delivery, call, now=time.monotonic(), wall=time.time()))
+
+    def _refuse(self, delivery: Delivery, error: ProtocolError) -> None:
+        """Answer and ack what nobody understands: requeued, it would come back for ever."""
+        envelope = delivery.envelope
+        log.warning('refused message %r: %s', envelope.correlation_id, error)
+        if envelope.reply_to and envelope.correlation_id:
+            refusal = Failure(
+                correlation_id=envelope.correlation_id, kind='refused', type='ProtocolError', message=str(error)
+            )
+            delivery.channel.publish(codec.encode(refusal), envelope.reply_to, mandatory=True)
+        delivery.channel.ack(delivery.tag)
+
+    def _told(self, delivery: Delivery) -> None:
+        try:
+            message = codec.decode(delivery.envelope)
+        except ProtocolError as error:
+            log.warning('dropped a message from the inbox: %s', error)
+            return
+        if isinstance(message, (Go, Stop, Cancel)):
+            self._do(self._deliveries.told(message, now=time.monotonic()))
+
+    def _returned(self, envelope: Envelope, routing_key: str) -> None:
+        if envelope.type == 'accept':
+            self._do(self._deliveries.caller_gone(routing_key, envelope.correlation_id))
+        else:
+            log.warning('the %s to call %s was dropped: its caller is gone', envelope.type, envelope.correlation_id)
+
+    # From the runner
+
+    def _report(self, run: Run, outcome: Outcome) -> None:
+        """Take the end of a run, in whichever thread it ended; one wake-up serves all that end meanwhile."""
+        self._reports.append((run, outcome))
+        if not self._reporting:
+            self._reporting = True
+            self._loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        self._reporting = False
+        while self._reports:
+            run, outcome = self._reports.popleft()
+            held = self._held.pop(run, None)
+            if held is None:
+                continue
+            del self._runs[held]
+            self._clock.stop(run.slot)
+            self._free_slots.append(run.slot)
+            if held.orphaned:
+                log.warning('the answer to %s was dropped: the connection was lost while it ran', run.text)
+            self._do(self._deliveries.finished(held, outcome, now=time.monotonic()))
+
+    # Carrying out what was decided
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._carry_out(action)
+        if self._ending and not self._deliveries.busy:
+            self._idle.set()
+        due = self._deliveries.next_deadline()
+        if due is not None:
+            self._alarm.set(due)
+
+    def _tick(self) -> None:
+        self._do(self._deliveries.tick(time.monotonic()))
+
+    def _carry_out(self, action: Action) -> None:
+        held = action.held
+        if isinstance(action, Publish):
+            self._publish(action)
+        elif isinstance(action, Ack):
+            held.delivery.channel.ack(held.delivery.tag)
+        elif isinstance(action, Start):
+            self._start(held)
+        elif isinstance(action, Drop):
+            log.info('dropped call %s: %s', held.call.correlation_id, action.reason)
+            held.delivery.channel.ack(held.delivery.tag)
+        elif isinstance(action, Cancelled):
+            self._runs[held].cancelled = True
+        elif isinstance(action, Interrupt):
+            run = self._runs[held]
+            log.warning('%s ran past its limit of %g s; its caller has been told', run.text, run.timeout)
+            self._runner.interrupt(run)
+        elif isinstance(action, Replace):
+            self._replace(held)
+
+    def _publish(self, action: Publish) -> None:
+        held, message = action.held, action.message
+        try:
+            envelope = codec.encode(message)
+        except ValueError as error:
+            log.error('the answer to call %s cannot be sent: %s', held.call.correlation_id, error)
+            envelope = codec.encode(
+                Failure(correlation_id=held.call.correlation_id, kind='raised', type='ValueError', message=str(error))
+            )
+        held.delivery.channel.publish(envelope, held.call.reply_to, mandatory=True)
+        run = self._runs.get(held)
+        if run is not None:
+            self._clock.accept(run.slot)
+
+    def _start(self, held: Held) -> None:
+        run = Run(held.call, self._free_slots.pop(), held.timeout, held.started, self._clock)
+        self._runs[held] = run
+        self._held[run] = held
+        self._clock.start(run.slot, run.record(held.accepted))
+        self._runner.start(run)
+
+    def _replace(self, held: Held) -> None:
+        run = self._runs[held]
+        log.error(
+            '%s did not end within %g s after its limit of %g s, so this process is replaced; it is here:\n%s',
+            run.text,
+            self._settings.limits.kill_after,
+            run.timeout,
+            self._runner.stacks(),
+        )
+        if not self._stuck.done():
+            self._stuck.set_result(held)
+
+    # Ending
+
+    async def _drain(self, patience: float) -> bool:
+        """Take nothing more, put back what has not begun, and wait for what runs."""
+        self._ending = True
+        deadline = self._loop.time() + patience
+        self._deliveries.drain()
+        try:
+            await asyncio.wait_for(self._give_back(), min(patience, 10.0))
+        except (CrewError, asyncio.TimeoutError) as error:
+            log.warning('could not give back what was not started: %s', error)
+        if self._deliveries.busy:
+            self._idle.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), max(0.0, deadline - self._loop.time()))
+        for run in self._held:
+            log.error('%s is abandoned: it did not end within %g s', run.text, patience)
+        return not self._held
+
+    async def _give_back(self) -> None:
+        """Put back what was not started: a nack alone would come straight back, and would count as a run."""
+        for channel, consumer_tag in self._consuming:
+            await channel.cancel(consumer_tag)
+        unstarted = self._deliveries.take_unstarted()
+        if not unstarted or self._connection is None:
+            return
+        notes = await self._connection.open_channel(confirm=True)
+        for reply_to in {held.call.reply_to for held in unstarted if held.call.reply_to}:
+            ids = tuple(held.call.correlation_id for held in unstarted if held.call.reply_to == reply_to)
+            notes.publish(codec.encode(Returned(correlation_ids=ids)), reply_to)
+        await notes.confirmed()
+        for held in unstarted:
+            held.delivery.channel.nack(held.delivery.tag)
+        log.info('gave back %d calls that were not started', len(unstarted))

@@ -1,0 +1,368 @@
+"""What a worker holds, from a delivery's arrival to its ack. Sans-IO: events and the time come in, actions come out.
+
+A delivery is in one of four states. State × event:
+
+=======  =====================================  ====================================================================
+state    event                                  what follows
+=======  =====================================  ====================================================================
+–        arrives fresh                          ready
+–        arrives redelivered, or waited long    asking: the caller is asked first, for nobody else knows if it may run
+asking   go                                     ready
+asking   stop, cancel, caller gone, no answer   acked, dropped
+ready    a slot is free                         running
+ready    cancel                                 acked, dropped
+running  50 ms are over                         the caller hears *accept*, so that it can cancel and keep the time
+running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply
+running  its time is over                       overdue: the caller hears *timeout*, the thread gets ``SystemExit``
+overdue  finished                               acked
+overdue  ``kill_after`` is over                 the process must be replaced
+=======  =====================================  ====================================================================
+
+An overdue delivery keeps its slot and its ack: a thread that does not end is no capacity, and the broker must not send
+another call to wait behind it.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Stop
+from crew.transports.base import Delivery
+
+__all__ = [
+    'Ack',
+    'Action',
+    'Cancelled',
+    'Deliveries',
+    'Drop',
+    'Held',
+    'Interrupt',
+    'Limits',
+    'Publish',
+    'Replace',
+    'Start',
+]
+
+#: A call that has waited longer may have lost its caller.
+FRESH = 1.0
+
+#: A call that runs longer says so.
+ACCEPT_AFTER = 0.05
+
+#: A caller that does not answer a question for so long does not wait for the call either.
+ANSWER_WITHIN = 10.0
+
+LONGEST_RUN = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The worker's own limits, in seconds.
+
+    Args:
+        timeout: the longest run, or None to leave it to the caller. It only lowers what the caller says.
+        kill_after: from the end of a run's time until its process is given up.
+    """
+
+    timeout: float | None = None
+    kill_after: float = 5.0
+
+
+class State(Enum):
+    """Where a delivery is on its way."""
+
+    ASKING = 'asking'
+    READY = 'ready'
+    RUNNING = 'running'
+    OVERDUE = 'overdue'
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A delivery in this worker's hands.
+
+    Attributes:
+        delivery: where it came in.
+        call: what it carries.
+        timeout: how long it may run, in seconds.
+        state: where it is on its way.
+        due: when this state ends by itself.
+        started: when its run began.
+        accepted: whether the caller has heard that it runs.
+        orphaned: whether the channel it came in by is gone, so that it cannot be answered or acked.
+        finished: whether its run has ended.
+    """
+
+    delivery: Delivery
+    call: Call
+    timeout: float
+    redelivered: bool
+    state: State = State.READY
+    due: float = 0.0
+    started: float = 0.0
+    accepted: bool = False
+    orphaned: bool = False
+    finished: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Whose call it is and which."""
+        return self.call.reply_to, self.call.correlation_id
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send a message to the caller on the channel of the delivery."""
+
+    held: Held
+    message: Accept | Reply | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Acknowledge the delivery."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Acknowledge the delivery without having run it, and say why in the log."""
+
+    held: Held
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Run the call."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Raise ``SystemExit`` in what runs the call."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Let the run know that nobody waits for it."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Give the process up: the run of this delivery does not end."""
+
+    held: Held
+
+
+Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | Replace
+
+
+class Deliveries:
+    """The deliveries that one worker process holds.
+
+    Args:
+        slots: how many calls may run at once.
+        limits: the worker's own limits.
+    """
+
+    def __init__(self, slots: int, limits: Limits) -> None:
+        self.inbox = ''
+        self._slots = slots
+        self._limits = limits
+        self._asking: dict[tuple[str, str], Held] = {}
+        self._ready: deque[Held] = deque()
+        self._running: dict[tuple[str, str], Held] = {}
+        self._orphans: set[Held] = set()
+        self._draining = False
+        self._soonest = float('inf')  # nothing is due before; a lower bound, so that finishing costs no search
+
+    @property
+    def running(self) -> list[Held]:
+        """The calls that occupy a slot now, those that were given up on by the caller included."""
+        return [*self._running.values(), *self._orphans]
+
+    @property
+    def busy(self) -> bool:
+        """Whether any call is running that somebody may still wait for."""
+        return any(held.state is State.RUNNING for held in self.running)
+
+    def __len__(self) -> int:
+        return len(self._asking) + len(self._ready) + len(self._running) + len(self._orphans)
+
+    # Arriving
+
+    def arrive(self, delivery: Delivery, call: Call, *, now: float, wall: float) -> list[Action]:
+        """Take a delivery.
+
+        Args:
+            delivery: where it came in.
+            call: what it carries.
+            now: the time on a clock that never goes back, in seconds.
+            wall: the time since the epoch, in seconds.
+        """
+        held = Held(delivery, call, self._timeout(call, wall), delivery.redelivered)
+        if held.key in self._asking or held.key in self._running or any(held.key == other.key for other in self._ready):
+            return [Drop(held, 'a call with the same id and the same caller is here already')]
+        waited = _waited(call, wall)
+        if self._draining or not call.reply_to or not (held.redelivered or waited > FRESH):
+            self._ready.append(held)
+            return self._fill(now)
+        held.state = State.ASKING
+        self._set_due(held, now + ANSWER_WITHIN)
+        self._asking[held.key] = held
+        return [Publish(held, self._accept(held, ask=True))]
+
+    def _timeout(self, call: Call, wall: float) -> float:
+        timeout = call.timeout
+        if timeout is None and call.expiration is not None:
+            timeout = max(0.001, call.expiration - _waited(call, wall))
+        if self._limits.timeout is not None:
+            timeout = self._limits.timeout if timeout is None else min(timeout, self._limits.timeout)
+        return LONGEST_RUN if timeout is None else timeout
+
+    def _fill(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        while self._ready and not self._draining and len(self._running) + len(self._orphans) < self._slots:
+            held = self._ready.popleft()
+            held.state = State.RUNNING
+            held.started = now
+            self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
+            self._running[held.key] = held
+            actions.append(Start(held))
+        return actions
+
+    # What the caller says
+
+    def told(self, message: Go | Stop | Cancel, *, now: float) -> list[Action]:
+        """Take a message from the inbox. What is not about anything here is late, and means nothing any more."""
+        key = message.reply_to, message.correlation_id
+        if isinstance(message, Cancel) and key in self._running:
+            return [Cancelled(self._running[key])]
+        held = self._asking.pop(key, None)
+        if held is None:
+            return self._unready(key) if isinstance(message, Cancel) else []
+        if isinstance(message, Go):
+            held.state = State.READY
+            # The caller counts the run from its go, and knows our inbox.
+            held.accepted = True
+            self._ready.append(held)
+            return self._fill(now)
+        return [Drop(held, 'its caller says that it must not run')]
+
+    def caller_gone(self, reply_to: str, correlation_id: str) -> list[Action]:
+        """Take the broker's word that a message to the caller could not be routed: its process is gone."""
+        key = reply_to, correlation_id
+        if key in self._running:
+            return [Cancelled(self._running[key])]
+        held = self._asking.pop(key, None)
+        return [] if held is None else [Drop(held, 'its caller is gone')]
+
+    def _unready(self, key: tuple[str, str]) -> list[Action]:
+        for held in self._ready:
+            if held.key == key:
+                self._ready.remove(held)
+                return [Drop(held, 'its caller no longer waits')]
+        return []
+
+    # Running
+
+    def finished(self, held: Held, outcome: Reply | Failure, *, now: float) -> list[Action]:
+        """Take the end of a run. The same end may be reported twice."""
+        if held.finished:
+            return []
+        held.finished = True
+        if held.orphaned:
+            self._orphans.discard(held)
+            return self._fill(now)
+        del self._running[held.key]
+        actions: list[Action] = [Ack(held)]
+        if held.state is State.RUNNING:
+            actions.insert(0, Publish(held, outcome))
+        return actions + self._fill(now)
+
+    # Time
+
+    def next_deadline(self) -> float | None:
+        """Return when :meth:`tick` is due next: nothing is due before, perhaps nothing then. None when idle."""
+        return None if self._soonest == float('inf') else self._soonest
+
+    def _set_due(self, held: Held, due: float) -> None:
+        held.due = due
+        self._soonest = min(self._soonest, due)
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due."""
+        actions: list[Action] = []
+        for held in [held for held in self._asking.values() if held.due <= now]:
+            del self._asking[held.key]
+            actions.append(Drop(held, f'its caller did not answer within {ANSWER_WITHIN:g} s'))
+        for held in self.running:
+            if held.due <= now:
+                actions += self._due(held, now)
+        self._soonest = min((held.due for held in (*self._asking.values(), *self.running)), default=float('inf'))
+        return actions
+
+    def _due(self, held: Held, now: float) -> list[Action]:
+        over = held.started + held.timeout
+        if held.state is State.OVERDUE:
+            held.due = float('inf')
+            return [Replace(held)]
+        if now < over:
+            held.due = over
+            if held.accepted or held.orphaned or not held.call.reply_to:
+                return []
+            held.accepted = True
+            return [Publish(held, self._accept(held, ask=False, ran=now - held.started))]
+        held.state = State.OVERDUE
+        held.due = now + self._limits.kill_after
+        message = f'the task ran past its limit of {held.timeout:g} s'
+        failure = Failure(correlation_id=held.call.correlation_id, kind='timeout', message=message)
+        answer: list[Action] = [] if held.orphaned else [Publish(held, failure)]
+        return [*answer, Interrupt(held)]
+
+    def _accept(self, held: Held, *, ask: bool, ran: float = 0.0) -> Accept:
+        return Accept(
+            correlation_id=held.call.correlation_id,
+            inbox=self.inbox,
+            ask=ask,
+            redelivered=held.redelivered,
+            ran=ran,
+            timeout=held.timeout,
+        )
+
+    # Ending
+
+    def drain(self) -> None:
+        """Start nothing any more."""
+        self._draining = True
+
+    def take_unstarted(self) -> list[Held]:
+        """Hand over what was not started, to be put back into the queue."""
+        unstarted = [*self._asking.values(), *self._ready]
+        self._asking.clear()
+        self._ready.clear()
+        return unstarted
+
+    def lost(self) -> None:
+        """Take note that the connection is gone. The broker gives what we held to others; runs go on, unanswerable."""
+        self.take_unstarted()
+        for held in self._running.values():
+            held.orphaned = True
+        self._orphans.update(self._running.values())
+        self._running.clear()
+
+
+def _waited(call: Call, wall: float) -> float:
+    """Return how long a call has waited, by two machines' clocks, held to what can be true."""
+    if call.sent is None:
+        return 0.0
+    longest = LONGEST_RUN if call.expiration is None else call.expiration
+    return min(max(0.0, wall - call.sent), longest)

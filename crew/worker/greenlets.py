@@ -1,0 +1,78 @@
+"""Run tasks in greenlets of the main thread's hub; the connection lives in a native thread of its own.
+
+A greenlet that computes keeps its hub from everything, so the connection must not depend on it: the native thread has
+a hub of its own and goes on with heartbeats meanwhile. Commands to the main hub go through a queue and one of libev's
+``async`` watchers, its only call that another thread may make.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+import gevent.hub
+from gevent.util import format_run_info
+
+from crew.worker.run import OnFinished, Run, Task, execute
+
+__all__ = ['GreenletRunner']
+
+
+class GreenletRunner:
+    """A greenlet for each run. Made in the main thread, after monkey-patching.
+
+    Args:
+        task: what each run does.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._on_finished: OnFinished = lambda run, outcome: None
+        self._greenlets: dict[Run, gevent.Greenlet] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake_up = gevent.get_hub().loop.async_()
+        self._wake_up.start(self._obey)
+
+    # In the thread that owns the connection
+
+    def report_to(self, on_finished: OnFinished) -> 'GreenletRunner':
+        """Set who is told the end of each run, in the main thread; return self."""
+        self._on_finished = on_finished
+        return self
+
+    def start(self, run: Run) -> None:
+        """Run it in a greenlet of its own; see the port."""
+        self._command(lambda: self._spawn(run))
+
+    def interrupt(self, run: Run) -> None:
+        """Raise ``SystemExit`` in the greenlet at its next switch; see the port."""
+        run.interrupted = True
+        self._command(lambda: self._kill(run))
+
+    def stacks(self) -> str:
+        """Return the stack of every thread and greenlet; see the port."""
+        return '\n'.join(format_run_info())
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._wake_up.send()
+
+    # In the main thread
+
+    def _obey(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+
+    def _spawn(self, run: Run) -> None:
+        self._greenlets[run] = gevent.spawn(self._live, run)
+
+    def _kill(self, run: Run) -> None:
+        greenlet = self._greenlets.get(run)
+        if greenlet is not None:
+            greenlet.kill(SystemExit, block=False)
+
+    def _live(self, run: Run) -> None:
+        try:
+            outcome = execute(self._task, run)
+        finally:
+            del self._greenlets[run]
+        self._on_finished(run, outcome)

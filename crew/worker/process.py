@@ -1,0 +1,179 @@
+"""One worker process: the task is loaded in the main thread, the connection lives in a thread of its own.
+
+Signals are read by the connection's thread from a wake-up pipe, which the interpreter writes even while the main thread
+computes. The same thread watches the lifeline, a pipe that only the supervisor holds open: when it ends, nobody is
+there to stop a task that hangs, so the process finishes what it runs and ends too.
+"""
+
+import asyncio
+import atexit
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO
+
+from crew.exceptions import BrokerRefused
+from crew.worker.clock import Clock
+from crew.worker.consumer import Consumer, Settings
+from crew.worker.run import OnFinished, Runner, Task
+from crew.worker.threads import ThreadRunner
+
+__all__ = ['CANNOT_START', 'GAVE_UP', 'CannotStart', 'Ties', 'serve']
+
+log = logging.getLogger(__name__)
+
+#: Exit code: what this process was told to run cannot be had, and the reason has been printed.
+CANNOT_START = 4
+
+#: Exit code: a task would not end, so the process did.
+GAVE_UP = 70
+
+
+class CannotStart(Exception):
+    """Raised by a loader when there is nothing to run; its text is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ties:
+    """What binds a worker process to its supervisor.
+
+    Args:
+        clock: shared memory, where the process writes what it runs.
+        lifeline: a pipe's end that reads end-of-file when the supervisor is gone.
+        stacks: a file that the stacks of all threads are written to on ``SIGQUIT``, whatever holds the interpreter.
+    """
+
+    clock: Clock
+    lifeline: int
+    stacks: IO[bytes]
+
+
+def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: bool = False) -> int:
+    """Be a worker process until told to end by ``SIGTERM``; return the exit code.
+
+    Args:
+        settings: see :class:`crew.worker.consumer.Settings`.
+        load: returns the task; called in this thread, after monkey-patching when ``gevent``.
+        ties: see :class:`Ties`.
+        gevent: whether runs are greenlets of a patched process instead of threads.
+    """
+    signals = _watch_signals()
+    faulthandler.register(signal.SIGQUIT, file=ties.stacks, all_threads=True)
+    if gevent:
+        _patch()
+    try:
+        task = load()
+    except CannotStart as error:
+        log.error('%s', error)
+        return CANNOT_START
+    if gevent:
+        return _serve_greenlets(settings, task, ties, signals)
+    connection = _ConnectionThread(settings, lambda on_finished: ThreadRunner(settings.slots, task, on_finished))
+    thread = threading.Thread(target=connection.run, args=(ties, signals), name='crew-connection', daemon=True)
+    thread.start()
+    thread.join()
+    return connection.exit_code
+
+
+def end(code: int) -> None:
+    """End this process with ``code``, after the usual exit handlers unless a task may still be running."""
+    if code == 0:
+        atexit._run_exitfuncs()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _ConnectionThread:
+    """The thread that owns the connection: runs the consumer's loop."""
+
+    def __init__(self, settings: Settings, make_runner: Callable[[OnFinished], Runner]) -> None:
+        self._settings = settings
+        self._make_runner = make_runner
+        self.exit_code = GAVE_UP
+
+    def run(self, ties: Ties, signals: int) -> None:
+        try:
+            self.exit_code = asyncio.run(self._run(ties, signals))
+        except BrokerRefused as error:
+            log.error('%s', error)
+            self.exit_code = CANNOT_START
+        except Exception:  # the edge of the thread: whatever it is, the process ends and is replaced
+            log.exception('the connection thread failed')
+
+    async def _run(self, ties: Ties, signals: int) -> int:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            for number in os.read(signals, 64):
+                if number == signal.SIGTERM and stop.is_set():
+                    log.warning('told to end at once')
+                    end(GAVE_UP)
+                if number == signal.SIGTERM:
+                    stop.set()
+
+        def on_lifeline() -> None:
+            loop.remove_reader(ties.lifeline)
+            log.warning('the supervisor is gone, so this worker ends too')
+            stop.set()
+
+        loop.add_reader(signals, on_signal)
+        loop.add_reader(ties.lifeline, on_lifeline)
+        consumer = Consumer(self._settings, self._make_runner, ties.clock)
+        return 0 if await consumer.run(stop) else GAVE_UP
+
+
+def _watch_signals() -> int:
+    """Let ``SIGTERM`` be written into a pipe; return the end to read."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    # A terminal sends Ctrl-C to every process; the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    return reading
+
+
+def _patch() -> None:
+    from gevent import get_hub, monkey
+
+    # The first hub that a process makes gets the main loop, the one that may watch children.
+    get_hub()
+    with warnings.catch_warnings():
+        # It warns of classes made from ssl's before; there are none.
+        warnings.simplefilter('ignore', monkey.MonkeyPatchWarning)
+        monkey.patch_all()
+
+
+def _serve_greenlets(settings: Settings, task: Task, ties: Ties, signals: int) -> int:
+    import gevent
+    from gevent.event import Event
+    from gevent.monkey import get_original
+
+    from crew.worker.greenlets import GreenletRunner
+
+    runner = GreenletRunner(task)
+    connection = _ConnectionThread(settings, runner.report_to)
+    ended = Event()
+    wake_up = gevent.get_hub().loop.async_()
+    wake_up.start(ended.set)
+
+    def run() -> None:
+        try:
+            connection.run(ties, signals)
+        finally:
+            wake_up.send()
+
+    # A patched Thread would be one more greenlet of this hub, and starve with it.
+    get_original('_thread', 'start_new_thread')(run, ())
+    ended.wait()
+    return connection.exit_code

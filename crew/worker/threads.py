@@ -1,0 +1,106 @@
+"""Run tasks in resident threads, and stop one that runs past its time by an exception raised in it from outside.
+
+``PyThreadState_SetAsyncExc`` sets an exception that the thread meets at its next bytecode – not in C code, not in a
+system call, and not at any certain place: it may just have left the task. So no thread here takes a lock, and one
+thread, the one that owns the connection, decides everything: it hands out runs, interrupts them, and withdraws an
+exception that came too late before it hands the thread its next run.
+"""
+
+import ctypes
+import faulthandler
+import tempfile
+import threading
+from queue import SimpleQueue
+
+from crew.messages import Failure
+from crew.worker.run import OnFinished, Run, Task, execute
+
+__all__ = ['ThreadRunner', 'thread_stacks']
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_set_async_exc.restype = ctypes.c_int
+
+_withdraw_async_exc = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ('PyThreadState_SetAsyncExc', ctypes.pythonapi)
+)
+
+
+class ThreadRunner:
+    """A thread for each slot.
+
+    Args:
+        slots: how many.
+        task: what each run does.
+        on_finished: told the end of each run, in the thread that ran it.
+    """
+
+    def __init__(self, slots: int, task: Task, on_finished: OnFinished) -> None:
+        self._threads = [_ResidentThread(slot, task, on_finished) for slot in range(slots)]
+
+    def start(self, run: Run) -> None:
+        """Run it in the thread of its slot; see the port."""
+        self._threads[run.slot].start_run(run)
+
+    def interrupt(self, run: Run) -> None:
+        """Raise ``SystemExit`` in the thread that runs it; see the port."""
+        self._threads[run.slot].interrupt(run)
+
+    def stacks(self) -> str:
+        """Return every thread's stack; see the port."""
+        return thread_stacks()
+
+
+class _ResidentThread:
+    """One thread that takes run after run."""
+
+    def __init__(self, slot: int, task: Task, on_finished: OnFinished) -> None:
+        self._task = task
+        self._on_finished = on_finished
+        self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._current: Run | None = None
+        self._interrupted = False
+        # A daemon: a thread that refuses to end must not keep the process.
+        self._thread = threading.Thread(target=self._live, name=f'crew-task-{slot}', daemon=True)
+        self._thread.start()
+
+    # In the thread that owns the connection
+
+    def start_run(self, run: Run) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            _withdraw_async_exc(self._ident, None)
+        self._runs.put(run)
+
+    def interrupt(self, run: Run) -> None:
+        if self._current is run and not self._interrupted:
+            self._interrupted = True
+            run.interrupted = True
+            _set_async_exc(self._ident, SystemExit)
+
+    @property
+    def _ident(self) -> int:
+        assert self._thread.ident is not None
+        return self._thread.ident
+
+    # In the thread itself
+
+    def _live(self) -> None:
+        while True:
+            try:
+                self._current = self._runs.get()
+                self._on_finished(self._current, execute(self._task, self._current))
+                self._current = None
+            except BaseException:  # an interrupt that came as the run was ending: it has not been reported, perhaps
+                run, self._current = self._current, None
+                if run is not None:
+                    ended = Failure(correlation_id=run.call.correlation_id, kind='timeout', message='its time was over')
+                    self._on_finished(run, ended)
+
+
+def thread_stacks() -> str:
+    """Return every thread's stack, innermost call first."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read().decode('utf-8', 'replace').rstrip()

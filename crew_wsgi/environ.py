@@ -1,0 +1,77 @@
+"""A request becomes a WSGI environ (PEP 3333, "environ Variables")."""
+
+import io
+import re
+import sys
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from crew_wsgi.messages import Request
+
+__all__ = ['build_environ', 'split_target']
+
+
+def build_environ(request: Request, *, multithread: bool, multiprocess: bool) -> dict[str, Any]:
+    """Return the environ of a request.
+
+    Args:
+        request: what the client sent.
+        multithread: whether the application may be called by another thread of this process meanwhile.
+        multiprocess: whether another process may run the same application.
+    """
+    path, query = split_target(request.target)
+    environ: dict[str, Any] = {
+        'REQUEST_METHOD': request.method,
+        'SCRIPT_NAME': '',
+        'PATH_INFO': unquote_to_bytes(path.encode('latin-1')).decode('latin-1'),
+        'QUERY_STRING': query,
+        'REQUEST_URI': request.target,
+        'RAW_URI': request.target,
+        'SERVER_NAME': request.server[0],
+        'SERVER_PORT': str(request.server[1]),
+        'SERVER_PROTOCOL': request.version,
+        'REMOTE_ADDR': request.client[0],
+        'REMOTE_PORT': str(request.client[1]),
+        'wsgi.version': (1, 0),
+        'wsgi.url_scheme': request.scheme,
+        'wsgi.input': io.BytesIO(request.body),
+        'wsgi.input_terminated': True,
+        'wsgi.errors': sys.stderr,
+        'wsgi.multithread': multithread,
+        'wsgi.multiprocess': multiprocess,
+        'wsgi.run_once': False,
+        'crew.request_id': request.request_id,
+    }
+    _add_headers(environ, request)
+    return environ
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return path and query of a request target, still percent-encoded (RFC 9112 §3.2)."""
+    if target == '*':
+        # Asterisk-form: no path at all.
+        return '', ''
+    if not target.startswith('/'):
+        # Absolute-form, as sent to proxies; a server must accept it too.
+        after_authority = re.search('[/?]', target.partition('://')[2])
+        target = after_authority.string[after_authority.start() :] if after_authority else '/'
+    path, _, query = target.partition('?')
+    return path or '/', query
+
+
+def _add_headers(environ: dict[str, Any], request: Request) -> None:
+    for name, value in request.headers:
+        # RFC 3875 §4.1.18: fields of one name are joined. An underscore would become the same variable as a hyphen,
+        # so a client could say under another name what only a proxy may say.
+        if '_' in name:
+            continue
+        key = name.upper().replace('-', '_')
+        if key not in ('CONTENT_TYPE', 'CONTENT_LENGTH'):
+            key = f'HTTP_{key}'
+        if key in environ:
+            separator = '; ' if key == 'HTTP_COOKIE' else ','
+            value = f'{environ[key]}{separator}{value}'
+        environ[key] = value
+    if request.body or 'CONTENT_LENGTH' in environ:
+        # The body is whole, so its length is known even if it came in chunks.
+        environ['CONTENT_LENGTH'] = str(len(request.body))

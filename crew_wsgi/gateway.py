@@ -1,0 +1,178 @@
+"""Run a WSGI application once (PEP 3333): environ in, response out; nothing is sent from here.
+
+The rules that the application must keep are checked where it breaks them, so that its own traceback shows the place.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Protocol, TypeAlias
+
+from crew_wsgi.headers import HeaderPairs, end_to_end
+from crew_wsgi.messages import Response
+
+__all__ = ['Application', 'ApplicationError', 'run_application']
+
+log = logging.getLogger(__name__)
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class StartResponse(Protocol):
+    """The ``start_response`` callable of PEP 3333."""
+
+    def __call__(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """Begin the response; return the ``write`` callable."""
+
+
+Application: TypeAlias = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+
+class ApplicationError(Exception):
+    """Raised when the application breaks a rule of PEP 3333 or of HTTP."""
+
+
+def run_application(
+    application: Application,
+    environ: dict[str, Any],
+    *,
+    max_body: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Response:
+    """Call the application and return its whole response. Its iterable's ``close`` is called once, whatever happens.
+
+    Args:
+        application: the WSGI application.
+        environ: its environ.
+        max_body: the longest response body that can be carried, in bytes.
+        cancelled: asked between pieces; when true nobody waits for the rest, and none of it is asked for.
+
+    Raises:
+        ApplicationError: the application broke a rule.
+        Exception: whatever it raised.
+    """
+    execution = _Execution(environ['REQUEST_METHOD'], max_body)
+    result = application(environ, execution.start_response)
+    try:
+        for piece in result:
+            execution.write(piece)
+            if execution.satisfied or cancelled():
+                break
+    finally:
+        close = getattr(result, 'close', None)
+        if close is not None:
+            close()
+    return execution.finish()
+
+
+class _Execution:
+    """What the application has said so far."""
+
+    def __init__(self, method: str, max_body: int) -> None:
+        self._method = method
+        self._max_body = max_body
+        self._status: str | None = None
+        self._headers: HeaderPairs = ()
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    # What the application calls
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        if exc_info is not None:
+            try:
+                if self._headers_sent:
+                    # Too late to say something else; PEP 3333 wants the error to end the request then.
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # it holds the frame that holds it
+        elif self._status is not None:
+            raise ApplicationError('start_response was called twice without exc_info')
+        self._check(status, headers)
+        self._status = status
+        self._headers = end_to_end(headers)
+        if len(self._headers) < len(headers):
+            log.warning('hop-by-hop headers of the application were dropped: they are the server’s own')
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        if not isinstance(data, bytes):
+            raise ApplicationError(f'a piece of the body must be bytes, not {type(data).__name__}')
+        if not data:
+            return
+        if self._status is None:
+            raise ApplicationError('the body began before start_response was called')
+        self._size += len(data)
+        if self._size > self._max_body:
+            raise ApplicationError(f'the body is longer than {self._max_body} bytes')
+        self._pieces.append(data)
+
+    @property
+    def _headers_sent(self) -> bool:
+        return bool(self._pieces)
+
+    @staticmethod
+    def _check(status: str, headers: list[tuple[str, str]]) -> None:
+        if not isinstance(status, str):
+            raise ApplicationError(f'the status must be a string, not {type(status).__name__}')
+        if not isinstance(headers, list):
+            raise ApplicationError(f'the headers must be a list, not {type(headers).__name__}')
+        for pair in headers:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+                raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
+        try:
+            Response(status=status, headers=headers)
+        except ValueError as error:
+            raise ApplicationError(str(error)) from error
+
+    # What becomes of it
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether no more of the body is needed: a response to HEAD, a 204 or a 304 has none (RFC 9110 §6.4.1)."""
+        return self._bodiless and self._status is not None
+
+    @property
+    def _bodiless(self) -> bool:
+        return self._method == 'HEAD' or (self._status or '')[:3] in ('204', '304')
+
+    def finish(self) -> Response:
+        """Return the response.
+
+        Raises:
+            ApplicationError: the application never called ``start_response``, or its body is shorter than it said.
+        """
+        if self._status is None:
+            raise ApplicationError('the application never called start_response')
+        if self._bodiless:
+            return Response(status=self._status, headers=self._bodiless_headers())
+        body = b''.join(self._pieces)
+        headers = list(self._headers)
+        length = self._content_length()
+        if length is None:
+            headers.append(('Content-Length', str(len(body))))
+        elif len(body) < length:
+            raise ApplicationError(f'the body has {len(body)} bytes, but its Content-Length says {length}')
+        elif len(body) > length:
+            log.warning('a body of %d bytes was cut to its Content-Length of %d', len(body), length)
+            body = body[:length]
+        return Response(status=self._status, headers=headers, body=body)
+
+    def _bodiless_headers(self) -> list[tuple[str, str]]:
+        # RFC 9110 §8.6: a 204 must not have a Content-Length. For HEAD and 304 it says what GET would have brought.
+        if self._status is not None and self._status.startswith('204'):
+            return [(name, value) for name, value in self._headers if name.lower() != 'content-length']
+        return list(self._headers)
+
+    def _content_length(self) -> int | None:
+        values = {value.strip() for name, value in self._headers if name.lower() == 'content-length'}
+        if not values:
+            return None
+        value = values.pop()
+        if values or not (value.isascii() and value.isdigit()):
+            raise ApplicationError('the Content-Length of the response is not one number')
+        return int(value)

@@ -1,0 +1,209 @@
+"""An HTTP request and its response as plain values, and how they travel in one message body (docs/protocol.md).
+
+A body of a message is a short preamble (magic, version, flags, length of the head), the head as JSON, then the raw body
+of the request or response. Strings of the head are the latin-1 decoding of the bytes on the wire, as PEP 3333 wants
+them, and header fields are pairs in their order: an AMQP header table must fit one frame and knows no name twice.
+"""
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from crew.exceptions import ProtocolError
+from crew_wsgi.headers import HeaderPairs, check_header, is_token
+
+__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
+__all__ += ['encode_response']
+
+#: The content type of such a body in AMQP.
+CONTENT_TYPE = 'application/x-crew-http'
+
+_PREAMBLE = struct.Struct('>BBBxI')
+_MAGIC = 0xC7
+_VERSION = 1
+
+# Set in the flags when more of the body follows in messages of its own; nobody sends that yet, so it is refused.
+_NO_FLAGS = 0
+
+MAX_HEAD = 1024 * 1024
+
+_STATUS = re.compile(r'[2-5][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An HTTP request.
+
+    Args:
+        method: as sent; methods are case-sensitive.
+        target: the request target as sent (RFC 9112 §3.2), in latin-1.
+        version: ``HTTP/1.1`` or ``HTTP/1.0``.
+        headers: the end-to-end header fields in their order.
+        body: the whole body.
+        scheme: ``http`` or ``https``.
+        client: address and port of the client.
+        server: address and port that it reached.
+        request_id: names the request in every log.
+    """
+
+    method: str
+    target: str
+    version: str = 'HTTP/1.1'
+    headers: HeaderPairs = ()
+    body: bytes = b''
+    scheme: str = 'http'
+    client: tuple[str, int] = ('', 0)
+    server: tuple[str, int] = ('', 0)
+    request_id: str = ''
+
+    def __post_init__(self) -> None:
+        """Check what an application would be misled by.
+
+        Raises:
+            ValueError: a field is not what RFC 9110 says.
+        """
+        if not is_token(self.method):
+            raise ValueError(f'{self.method!r} is not a method')
+        for name, value in self.headers:
+            check_header(name, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A final HTTP response.
+
+    Args:
+        status: code and reason, as in ``200 OK``.
+        headers: the header fields in their order.
+        body: the whole body.
+    """
+
+    status: str
+    headers: HeaderPairs = ()
+    body: bytes = b''
+
+    def __post_init__(self) -> None:
+        """Check what would break the framing of the connection to the client.
+
+        Raises:
+            ValueError: the status or a header field is not what RFC 9110 says.
+        """
+        if not _STATUS.fullmatch(self.status):
+            raise ValueError(f'{self.status[:80]!r} is not the status of a final response')
+        for name, value in self.headers:
+            check_header(name, value)
+
+    @property
+    def code(self) -> int:
+        """The status code."""
+        return int(self.status[:3])
+
+    @property
+    def reason(self) -> str:
+        """The reason phrase, perhaps empty."""
+        return self.status[4:]
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the message body that carries a request."""
+    head = {
+        'method': request.method,
+        'target': request.target,
+        'version': request.version,
+        'headers': list(request.headers),
+        'scheme': request.scheme,
+        'client': request.client,
+        'server': request.server,
+        'id': request.request_id,
+    }
+    return _join(head, request.body)
+
+
+def decode_request(data: bytes) -> Request:
+    """Return the request in a message body.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    head, body = _split(data)
+    try:
+        return Request(
+            method=_text(head['method']),
+            target=_text(head['target']),
+            version=_text(head['version']),
+            headers=_pairs(head['headers']),
+            body=body,
+            scheme=_text(head['scheme']),
+            client=_address(head['client']),
+            server=_address(head['server']),
+            request_id=_text(head['id']),
+        )
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f'malformed request head: {error}') from error
+
+
+def encode_response(response: Response) -> bytes:
+    """Return the message body that carries a response."""
+    return _join({'status': response.status, 'headers': list(response.headers)}, response.body)
+
+
+def decode_response(data: bytes) -> Response:
+    """Return the response in a message body.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    head, body = _split(data)
+    try:
+        return Response(status=_text(head['status']), headers=_pairs(head['headers']), body=body)
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f'malformed response head: {error}') from error
+
+
+# Head and body
+
+
+def _join(head: dict[str, Any], body: bytes) -> bytes:
+    encoded = json.dumps(head, separators=(',', ':')).encode()
+    return b''.join((_PREAMBLE.pack(_MAGIC, _VERSION, _NO_FLAGS, len(encoded)), encoded, body))
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    if len(data) < _PREAMBLE.size:
+        raise ProtocolError('the message is shorter than its preamble')
+    magic, version, flags, head_length = _PREAMBLE.unpack_from(data)
+    if magic != _MAGIC or version != _VERSION:
+        raise ProtocolError(f'magic {magic:#x}, version {version}: only {_MAGIC:#x}, {_VERSION} is understood here')
+    if flags != _NO_FLAGS:
+        raise ProtocolError(f'flags {flags:#x} are not understood here')
+    end = _PREAMBLE.size + head_length
+    if head_length > MAX_HEAD or end > len(data):
+        raise ProtocolError(f'a head of {head_length} bytes is too long')
+    try:
+        head = json.loads(data[_PREAMBLE.size : end])
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f'the head is not JSON: {error}') from error
+    if not isinstance(head, dict):
+        raise ProtocolError('the head is not a JSON object')
+    return head, data[end:]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'not a string: {str(value)[:40]!r}')
+    value.encode('latin-1')
+    return value
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise ValueError('headers are not a list of pairs')
+    return tuple((_text(name), _text(content)) for name, content in value)
+
+
+def _address(value: Any) -> tuple[str, int]:
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], int):
+        raise ValueError('an address is not a pair of host and port')
+    return _text(value[0]), value[1]

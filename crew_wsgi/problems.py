@@ -1,0 +1,114 @@
+"""The answers that the front makes itself: a status, the cause for machines (RFC 9209), a body for the reader.
+
+``Proxy-Status`` names the cause on each of them, so that nobody takes them for the application's.
+"""
+
+import html
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
+
+from crew.exceptions import (
+    Blocked,
+    ConnectionError,
+    CrewError,
+    ExpirationError,
+    RemoteError,
+    TimeoutError,
+    Unroutable,
+    WorkerLost,
+)
+from crew_wsgi.messages import Response
+
+__all__ = ['Problem', 'problem_of', 'respond']
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the front answers itself.
+
+    Args:
+        status: the HTTP status code.
+        error: an error type of RFC 9209 §2.3.
+        detail: what happened, in one sentence for the client.
+        retry_after: after how many seconds it may be worth trying again, or None.
+    """
+
+    status: int
+    error: str
+    detail: str
+    retry_after: int | None = None
+
+
+TOO_MANY = Problem(503, 'connection_limit_reached', 'Too many requests are in flight.', 1)
+UNAVAILABLE = Problem(503, 'destination_unavailable', 'The queue cannot be reached now.', 5)
+
+
+_OFFERS = ('text/plain', 'text/html', 'application/problem+json', 'application/json')
+
+
+def bad_request(detail: str, status: int = 400) -> Problem:
+    """Return the problem of a request that the client must mend."""
+    return Problem(status, 'http_request_error', detail)
+
+
+def problem_of(error: CrewError) -> Problem:
+    """Return what a client is told when its call ended in ``error``; docs/architecture.md has the table."""
+    if isinstance(error, ExpirationError):
+        return Problem(503, 'destination_unavailable', 'No worker took the request in time.', 5)
+    if isinstance(error, TimeoutError):
+        return Problem(504, 'http_response_timeout', 'The application did not answer in time.')
+    if isinstance(error, WorkerLost):
+        return Problem(502, 'connection_terminated', 'The worker died while it ran the request.')
+    if isinstance(error, RemoteError):
+        if error.type == 'ProtocolError':
+            return Problem(502, 'http_protocol_error', 'The worker did not understand the request.')
+        return Problem(500, 'proxy_internal_error', 'The application failed.')
+    if isinstance(error, Blocked):
+        return Problem(503, 'destination_unavailable', 'The broker takes no messages now.', 5)
+    if isinstance(error, Unroutable):
+        return Problem(503, 'destination_unavailable', 'There is no queue for this application.', 5)
+    if isinstance(error, ConnectionError) and error.published:
+        return Problem(502, 'connection_terminated', 'The connection to the broker was lost; the request may have run.')
+    return UNAVAILABLE
+
+
+def respond(problem: Problem, accept: str = '') -> Response:
+    """Return the response that tells a problem.
+
+    Args:
+        problem: what to tell.
+        accept: the request's ``Accept``: JSON (RFC 9457) for who prefers it, a page for browsers, else plain text.
+    """
+    media_type, body = _body(problem, accept)
+    headers = [
+        ('Content-Type', media_type),
+        ('Content-Length', str(len(body))),
+        ('Cache-Control', 'no-store'),
+        ('Proxy-Status', f'crew; error={problem.error}; details="{problem.detail}"'),
+    ]
+    if problem.retry_after is not None:
+        headers.append(('Retry-After', str(problem.retry_after)))
+    return Response(status=f'{problem.status} {_phrase(problem.status)}', headers=headers, body=body)
+
+
+def _body(problem: Problem, accept: str) -> tuple[str, bytes]:
+    title = _phrase(problem.status)
+    wanted = parse_accept_header(accept, MIMEAccept).best_match(_OFFERS) if accept else None
+    if wanted in ('application/json', 'application/problem+json'):
+        fields = {'type': 'about:blank', 'title': title, 'status': problem.status, 'detail': problem.detail}
+        return 'application/problem+json', json.dumps(fields).encode()
+    if wanted == 'text/html':
+        page = (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{problem.status} {title}</title>'
+            f'<h1>{problem.status} {title}</h1><p>{html.escape(problem.detail)}</p></html>\n'
+        )
+        return 'text/html; charset=utf-8', page.encode()
+    return 'text/plain; charset=utf-8', f'{problem.status} {title}\n{problem.detail}\n'.encode()
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase

@@ -1,0 +1,143 @@
+"""``crew-wsgi-worker``: takes requests from the queue and runs a WSGI application for each."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from crew import logs
+from crew.messages import Reply
+from crew.transports.asyncio import safe_url
+from crew.worker.consumer import Settings
+from crew.worker.deliveries import Limits
+from crew.worker.process import serve
+from crew.worker.run import Outcome, Run, Task
+from crew.worker.spokesman import speak
+from crew.worker.supervisor import Policy, Supervisor
+from crew_wsgi.environ import build_environ
+from crew_wsgi.gateway import Application, run_application
+from crew_wsgi.loader import load_application
+from crew_wsgi.messages import CONTENT_TYPE, decode_request, encode_response
+from crew_wsgi.options import DEFAULT_URL, add_broker, add_logging, add_version, count, seconds
+
+__all__ = ['main', 'wsgi_task']
+
+log = logging.getLogger(__name__)
+
+#: RabbitMQ 4 refuses messages over 16 MiB by default; a longer response needs streaming.
+MAX_RESPONSE = 8 * 1024 * 1024
+
+
+def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool) -> Task:
+    """Return the task that runs an application once for each call.
+
+    Args:
+        application: the WSGI application.
+        multithread: what ``wsgi.multithread`` says.
+        multiprocess: what ``wsgi.multiprocess`` says.
+    """
+
+    def task(run: Run) -> Outcome:
+        request = decode_request(run.call.body)
+        run.describe(f'{request.method} {request.target} (request {request.request_id})')
+        environ = build_environ(request, multithread=multithread, multiprocess=multiprocess)
+        environ['crew.disconnected'] = lambda: run.cancelled
+        response = run_application(application, environ, max_body=MAX_RESPONSE, cancelled=lambda: run.cancelled)
+        log.debug('%s: %s in %.1f ms', run.text, response.status, 1000 * (run.timeout - run.time_left()))
+        return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
+
+    return task
+
+
+def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    result = argparse.ArgumentParser(
+        prog=prog, description='Take requests from a RabbitMQ queue and run a WSGI application for each.'
+    )
+    result.add_argument('app', metavar='MODULE:APP', help='the application: module:attribute or module:factory()')
+    result.add_argument('--app-dir', metavar='DIR', default='.', help='put first on sys.path (default: %(default)s)')
+    add_broker(result, DEFAULT_URL)
+    add_slots(result)
+    group = result.add_argument_group('limits, in seconds')
+    group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
+    group.add_argument(
+        '--kill-after',
+        type=seconds,
+        metavar='S',
+        default=Limits().kill_after,
+        help='from the end of a run’s time until its process is replaced (default: %(default)g)',
+    )
+    group.add_argument(
+        '--graceful-timeout',
+        type=seconds,
+        metavar='S',
+        default=28.0,
+        help='for requests that run when told to end (default: %(default)g)',
+    )
+    add_logging(result)
+    add_version(result)
+    return result
+
+
+def add_slots(to: argparse.ArgumentParser) -> None:
+    """Add what says how many requests run at once."""
+    group = to.add_argument_group('how many at once')
+    kind = group.add_mutually_exclusive_group()
+    kind.add_argument('--threads', type=count, metavar='N', default=1, help='threads a process (default: %(default)d)')
+    kind.add_argument('--gevent', type=count, metavar='N', help='greenlets a process, of a monkey-patched application')
+    group.add_argument('--processes', type=count, metavar='P', default=1, help='processes (default: %(default)d)')
+    group.add_argument(
+        '--prefetch',
+        type=count,
+        metavar='N',
+        help='requests a process may hold (default: as many as it runs at once). More is faster for short requests, '
+        'but those held may wait behind a slow one while another worker is idle',
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    command = parser()
+    options = command.parse_args(arguments)
+    slots = options.gevent or options.threads
+    prefetch = options.prefetch or slots
+    if prefetch < slots:
+        command.error(f'--prefetch {prefetch} would leave some of {slots} threads or greenlets without work')
+    logs.set_up(options.verbose, options.log_format)
+    log.info('serving %s from queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
+    urls = [options.amqp_url]
+    settings = Settings(
+        urls=urls,
+        queue=options.queue,
+        queue_type=options.queue_type,
+        slots=slots,
+        prefetch=prefetch,
+        limits=Limits(options.timeout, options.kill_after),
+        graceful_timeout=options.graceful_timeout,
+        name='crew-wsgi-worker',
+    )
+    policy = Policy(
+        processes=options.processes,
+        slots=slots,
+        kill_after=options.kill_after,
+        graceful_timeout=options.graceful_timeout,
+    )
+    load = _loader(options, slots)
+    supervisor = Supervisor(
+        policy,
+        lambda ties: serve(settings, load, ties, gevent=bool(options.gevent)),
+        lambda reply_to, accept: speak(urls, reply_to, accept),
+    )
+    return supervisor.run()
+
+
+def _loader(options: argparse.Namespace, slots: int) -> Callable[[], Task]:
+    def load() -> Task:
+        application = load_application(options.app, options.app_dir)
+        return wsgi_task(application, multithread=slots > 1, multiprocess=options.processes > 1)
+
+    return load
+
+
+if __name__ == '__main__':
+    sys.exit(main())
