@@ -1,0 +1,176 @@
+"""The real stack as processes: fronts and workers as a person starts them, their logs, and their ends."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+APPS = Path(__file__).parent / 'apps'
+
+
+class Process:
+    """One command of ours, its log in a file."""
+
+    def __init__(self, module: str, arguments: list[str], log: Path, env: dict[str, str]) -> None:
+        self.log = log
+        with log.open('wb') as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, '-m', module, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **env},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def text(self) -> str:
+        """What it has logged so far."""
+        return self.log.read_text(errors='replace')
+
+    def await_log(self, pattern: str, timeout: float = 15) -> re.Match[str]:
+        """Wait until its log matches; return the match."""
+        found: list[re.Match[str]] = []
+
+        def matches() -> bool:
+            match = re.search(pattern, self.text)
+            if match is None and self._popen.poll() is not None:
+                raise AssertionError(f'ended with {self._popen.returncode} without {pattern!r}:\n{self.text}')
+            found.extend([match] if match else [])
+            return bool(found)
+
+        wait_until(matches, timeout, f'{pattern!r} in the log:\n{self.text}')
+        return found[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def wait(self, timeout: float = 15) -> int:
+        """Wait for its end; return the exit code."""
+        return self._popen.wait(timeout)
+
+    def terminate(self) -> int:
+        """Send SIGTERM and wait; return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it whatever it does; a worker's processes are told by their lifeline, or killed with their session."""
+        if self._popen.poll() is None:
+            for child in children_of(self.pid):
+                os.kill(child, signal.SIGKILL)
+            self._popen.kill()
+        self._popen.wait(10)
+
+
+class Worker(Process):
+    """A ``crew-wsgi-worker``."""
+
+    def children(self) -> list[int]:
+        """The ids of its worker processes."""
+        return children_of(self.pid)
+
+    def await_ready(self, processes: int = 1) -> 'Worker':
+        """Wait until its processes take requests."""
+        wait_until(
+            lambda: self.text.count('taking requests from') >= processes, 15, f'{processes} ready:\n{self.text}'
+        )
+        return self
+
+
+class Front(Process):
+    """A ``crew-wsgi-front``."""
+
+    port: int = 0
+
+    def await_listening(self) -> 'Front':
+        """Wait until it listens, and find its port."""
+        self.port = int(self.await_log(r'listening on http://[^:]+:(\d+)/')[1])
+        return self
+
+    def await_ready(self) -> 'Front':
+        """Wait until it has a connection to the broker."""
+        self.await_listening()
+        self.await_log('connected to the broker')
+        return self
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.port}'
+
+    @contextmanager
+    def connection(self, timeout: float = 30) -> Iterator[http.client.HTTPConnection]:
+        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=timeout)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def request(
+        self, method: str, target: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> 'Answer':
+        """Make one request on a connection of its own."""
+        with self.connection() as connection:
+            connection.request(method, target, body=body, headers=headers or {})
+            return Answer(connection.getresponse())
+
+    def get(self, target: str, headers: dict[str, str] | None = None) -> 'Answer':
+        return self.request('GET', target, headers=headers)
+
+
+class Answer:
+    """A response, read to its end."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+
+class Stack:
+    """Fronts and workers on one queue of one broker; all end with the test."""
+
+    def __init__(self, amqp_url: str, queue: str, directory: Path) -> None:
+        self.amqp_url = amqp_url
+        self.queue = queue
+        self._directory = directory
+        self._processes: list[Process] = []
+
+    def front(self, *arguments: str) -> Front:
+        """Start a front on a free port; wait until it is ready with :meth:`Front.await_ready`."""
+        return self._start(Front, 'crew_wsgi.front', ['--port', '0', *self._queue_arguments(), *arguments])
+
+    def worker(self, app: str, *arguments: str) -> Worker:
+        """Start a worker with an application of ``tests/apps``, as ``module:attribute``."""
+        return self._start(
+            Worker, 'crew_wsgi.worker', [app, '--app-dir', str(APPS), *self._queue_arguments(), *arguments]
+        )
+
+    def close(self) -> None:
+        """End all that still runs."""
+        for process in reversed(self._processes):
+            process.kill()
+
+    def _queue_arguments(self) -> list[str]:
+        return ['--amqp-url', self.amqp_url, '--queue', self.queue]
+
+    def _start(self, kind: type, module: str, arguments: list[str]):  # type: ignore[no-untyped-def]
+        log = self._directory / f'{module}-{len(self._processes)}.log'
+        process = kind(module, arguments, log, {})
+        self._processes.append(process)
+        return process
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of a process's children."""
+    return [int(child) for child in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
