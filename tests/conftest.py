@@ -1,0 +1,40 @@
+"""Fixtures of the whole suite: a RabbitMQ of our own, never one that happens to run on the machine."""
+
+import os
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from crew.private_node import PrivateNode, find_server
+
+
+def _started_node() -> Iterator[PrivateNode]:
+    if find_server() is None and not os.environ.get('CI'):
+        pytest.skip('rabbitmq-server is not installed')
+    with PrivateNode() as node:
+        yield node
+
+
+@pytest.fixture(scope='session')
+def broker() -> Iterator[PrivateNode]:
+    """A running node for the whole session; a test must not stop it (see ``fresh_broker``)."""
+    yield from _started_node()
+
+
+@pytest.fixture
+def fresh_broker() -> Iterator[PrivateNode]:
+    """A running node for this test alone, which it may stop and start again."""
+    yield from _started_node()
+
+
+@pytest.fixture
+def amqp_url(broker: PrivateNode) -> str:
+    """The address of the session's broker."""
+    return broker.url
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue id that no other test uses."""
+    return f't-{uuid4().hex[:12]}'
