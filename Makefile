@@ -1,0 +1,52 @@
+# The one way to set up, check and try this project; continuous integration (.ci/run) uses it too.
+
+PYTHON ?= python3
+# For pytest, for example: make test ARGS='-k private_node -x'
+ARGS ?=
+
+PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL = help
+.PHONY: help .venv demo test lint format clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv: .venv/installed-for-tests ## the virtual environment with all that development needs
+
+demo: .venv/installed ## a Flask application behind a front, a queue and a worker: http://localhost:8888
+	@PYTHON='$(PYTHON)' scripts/install-packages.sh rabbitmq-server
+	@exec .venv/bin/crew-wsgi-dev --app-dir examples/flask_app app:app --port 8888
+
+# Without RabbitMQ the tests that need it are skipped, except in CI; so there it must be installed.
+test: .venv/installed-for-tests lint ## lint, then all tests
+	@scripts/install-packages.sh rabbitmq-server || test -z "$$CI"
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/installed-for-tests ## ruff, its formatter and mypy, without changing anything
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/installed-for-tests ## let ruff format and mend the code
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean: ## remove all that these targets made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than what they were made from. Editable, so that a change in the code needs no new installation.
+.venv/installed: .venv/made setup.py pyproject.toml
+	@$(PIP) install --editable . flask
+	@touch $@
+
+.venv/installed-for-tests: .venv/made setup.py pyproject.toml
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+.venv/made:
+	@PYTHON='$(PYTHON)' scripts/install-packages.sh python3-venv
+	@$(PYTHON) -c 'import sys; sys.exit("crew needs Python 3.10 or newer: make PYTHON=/path/to/it" if sys.version_info < (3, 10) else 0)'
+	@.venv/bin/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@touch $@
