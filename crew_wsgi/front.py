@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,11 +18,11 @@ from crew import logs, topology
 from crew.exceptions import BrokerRefused
 from crew.master.client import Client
 from crew_wsgi.handler import MAX_BODY, Handler, Limits, Server
-from crew_wsgi.options import DEFAULT_URL, add_broker, add_logging, add_version, count, seconds
+from crew_wsgi.options import DEFAULT_URL, add_broker, add_lifeline, add_logging, add_version, count, seconds
 
 __all__ = ['Front', 'main']
 
-log = logging.getLogger(__name__)
+log = logging.getLogger('crew_wsgi.front')
 
 IDLE_TIMEOUT = 75.0
 
@@ -101,6 +102,8 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -
     )
     front = Front(client, queue.name, limits)
     stop, stop_now = _watch_signals()
+    if options.end_with_stdin:
+        _watch_stdin(stop)
     front.listen(sockets)
     for each in sockets:
         log.info('listening on http://%s/', _authority(each))
@@ -132,6 +135,17 @@ def _watch_signals() -> tuple[asyncio.Event, asyncio.Event]:
     return stop, stop_now
 
 
+def _watch_stdin(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def on_readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop.set()
+
+    loop.add_reader(0, on_readable)
+
+
 def _authority(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
@@ -142,13 +156,19 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog='crew-wsgi-front', description='HTTP server that puts requests into a RabbitMQ queue for crew-wsgi-worker.'
     )
-    result.add_argument('--host', default='127.0.0.1', help='address to listen on (default: %(default)s)')
-    result.add_argument('--port', type=_port, default=8888, help='port to listen on (default: %(default)s)')
+    add_address(result)
     add_broker(result, DEFAULT_URL)
     add_limits(result)
     add_logging(result)
+    add_lifeline(result)
     add_version(result)
     return result
+
+
+def add_address(to: argparse.ArgumentParser) -> None:
+    """Add where to listen."""
+    to.add_argument('--host', default='127.0.0.1', help='address to listen on (default: %(default)s)')
+    to.add_argument('--port', type=_port, default=8888, help='port to listen on (default: %(default)s)')
 
 
 def add_limits(to: argparse.ArgumentParser) -> None:

@@ -119,6 +119,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._answered = False
         self._refused = False
         self._closing = False
+        self._note = ''
 
     @property
     def started(self) -> bool:
@@ -167,9 +168,10 @@ class Handler(httputil.HTTPMessageDelegate):
         try:
             self._send()
         except ConnectionError as error:
+            self._note = f' ({error})'
             self._answer_problem(problem_of(error))
         except (ValueError, CrewError) as error:
-            log.warning('request %s cannot be sent: %s', self._request_id, error)
+            self._note = f' ({error})'
             self._answer_problem(bad_request('The request cannot be carried.'))
 
     def on_connection_close(self) -> None:
@@ -272,14 +274,14 @@ class Handler(httputil.HTTPMessageDelegate):
     def _settled(self, outcome: Reply | CrewError) -> None:
         self._call_id = None
         if isinstance(outcome, CrewError):
-            log.info('request %s: %s', self._request_id, outcome)
+            self._note = f' ({outcome})'
             self._answer_problem(problem_of(outcome))
             return
         try:
             response = decode_response(outcome.body)
             _check_framing(response, self._start_line.method)
         except ProtocolError as error:
-            log.error('the reply to request %s is malformed: %s', self._request_id, error)
+            self._note = f' (malformed reply: {error})'
             self._answer_problem(Problem(502, 'http_protocol_error', 'The reply of the worker is malformed.'))
             return
         self._answer(response)
@@ -345,7 +347,7 @@ class Handler(httputil.HTTPMessageDelegate):
         line = self._start_line
         context = self._connection.context
         access_log.info(
-            '%s "%s %s %s" %d %d %.1fms id=%s',
+            '%s "%s %s %s" %d %d %.1fms id=%s%s',
             context.remote_ip,
             line.method,
             line.path,
@@ -354,6 +356,7 @@ class Handler(httputil.HTTPMessageDelegate):
             size,
             seconds * 1000,
             self._request_id,
+            self._note,
             extra={
                 'fields': {
                     'client': context.remote_ip,

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from crew import topology
 from crew.transports.asyncio import parameters
 
-__all__ = ['add_broker', 'add_logging', 'add_version', 'amqp_url', 'count', 'queue_id', 'seconds']
+__all__ = ['add_broker', 'add_lifeline', 'add_logging', 'add_version', 'amqp_url', 'count', 'queue_id', 'seconds']
 
 DEFAULT_URL = 'amqp://guest:guest@127.0.0.1:5672/%2F'
 
@@ -75,6 +75,15 @@ def add_logging(parser: argparse.ArgumentParser) -> None:
     group.add_argument('-v', '--verbose', action='count', default=0, help='more; twice for the libraries too')
     group.add_argument(
         '--log-format', choices=('text', 'json'), default='text', help='a JSON object a line for machines'
+    )
+
+
+def add_lifeline(parser: argparse.ArgumentParser) -> None:
+    """Add what ties the command to the program that started it."""
+    parser.add_argument(
+        '--end-with-stdin',
+        action='store_true',
+        help='end, as by SIGTERM, when standard input ends: for a program that starts this one through a pipe',
     )
 
 

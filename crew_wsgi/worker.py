@@ -14,15 +14,18 @@ from crew.worker.process import serve
 from crew.worker.run import Outcome, Run, Task
 from crew.worker.spokesman import speak
 from crew.worker.supervisor import Policy, Supervisor
+from crew_wsgi.debug import load_debugged, reload_on_change
 from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
 from crew_wsgi.loader import load_application
 from crew_wsgi.messages import CONTENT_TYPE, decode_request, encode_response
-from crew_wsgi.options import DEFAULT_URL, add_broker, add_logging, add_version, count, seconds
+from crew_wsgi.options import DEFAULT_URL, add_broker, add_lifeline, add_logging, add_version, count, seconds
 
 __all__ = ['main', 'wsgi_task']
 
-log = logging.getLogger(__name__)
+log = logging.getLogger('crew_wsgi.worker')
+
+DEBUG_HELP = 'reload on code change, and werkzeug’s debugger in the browser; never where strangers reach it'
 
 #: RabbitMQ 4 refuses messages over 16 MiB by default; a longer response needs streaming.
 MAX_RESPONSE = 8 * 1024 * 1024
@@ -54,19 +57,12 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=prog, description='Take requests from a RabbitMQ queue and run a WSGI application for each.'
     )
-    result.add_argument('app', metavar='MODULE:APP', help='the application: module:attribute or module:factory()')
-    result.add_argument('--app-dir', metavar='DIR', default='.', help='put first on sys.path (default: %(default)s)')
+    add_application(result)
     add_broker(result, DEFAULT_URL)
     add_slots(result)
     group = result.add_argument_group('limits, in seconds')
     group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
-    group.add_argument(
-        '--kill-after',
-        type=seconds,
-        metavar='S',
-        default=Limits().kill_after,
-        help='from the end of a run’s time until its process is replaced (default: %(default)g)',
-    )
+    add_kill_after(group)
     group.add_argument(
         '--graceful-timeout',
         type=seconds,
@@ -74,9 +70,28 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
         default=28.0,
         help='for requests that run when told to end (default: %(default)g)',
     )
+    result.add_argument('--debug', action='store_true', help=DEBUG_HELP)
     add_logging(result)
+    add_lifeline(result)
     add_version(result)
     return result
+
+
+def add_application(to: argparse.ArgumentParser) -> None:
+    """Add what is to be run."""
+    to.add_argument('app', metavar='MODULE:APP', help='the application: module:attribute or module:factory()')
+    to.add_argument('--app-dir', metavar='DIR', default='.', help='put first on sys.path (default: %(default)s)')
+
+
+def add_kill_after(to: argparse._ActionsContainer) -> None:
+    """Add the hard limit."""
+    to.add_argument(
+        '--kill-after',
+        type=seconds,
+        metavar='S',
+        default=Limits().kill_after,
+        help='from the end of a run’s time until its process is replaced (default: %(default)g)',
+    )
 
 
 def add_slots(to: argparse.ArgumentParser) -> None:
@@ -95,14 +110,21 @@ def add_slots(to: argparse.ArgumentParser) -> None:
     )
 
 
+def check_slots(command: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a usage error where options contradict each other."""
+    slots = options.gevent or options.threads
+    if options.prefetch is not None and options.prefetch < slots:
+        command.error(f'--prefetch {options.prefetch} would leave some of {slots} threads or greenlets without work')
+    if options.debug and options.processes > 1:
+        command.error('--debug needs one process: the debugger keeps what it shows in memory')
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     command = parser()
     options = command.parse_args(arguments)
+    check_slots(command, options)
     slots = options.gevent or options.threads
-    prefetch = options.prefetch or slots
-    if prefetch < slots:
-        command.error(f'--prefetch {prefetch} would leave some of {slots} threads or greenlets without work')
     logs.set_up(options.verbose, options.log_format)
     log.info('serving %s from queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
     urls = [options.amqp_url]
@@ -111,12 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queue=options.queue,
         queue_type=options.queue_type,
         slots=slots,
-        prefetch=prefetch,
+        prefetch=options.prefetch or slots,
         limits=Limits(options.timeout, options.kill_after),
         graceful_timeout=options.graceful_timeout,
         name='crew-wsgi-worker',
     )
     policy = Policy(
+        lifeline=0 if options.end_with_stdin else None,
         processes=options.processes,
         slots=slots,
         kill_after=options.kill_after,
@@ -132,8 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _loader(options: argparse.Namespace, slots: int) -> Callable[[], Task]:
+    def load_plain() -> Application:
+        return load_application(options.app, options.app_dir)
+
     def load() -> Task:
-        application = load_application(options.app, options.app_dir)
+        if options.debug:
+            application = load_debugged(load_plain)
+            reload_on_change()
+        else:
+            application = load_plain()
         return wsgi_task(application, multithread=slots > 1, multiprocess=options.processes > 1)
 
     return load

@@ -47,8 +47,10 @@ class Policy:
         slots: how many calls each runs at once.
         kill_after: from the end of a run's time until its process is given up, in seconds.
         graceful_timeout: how long running calls may take when told to end, in seconds.
+        lifeline: a file descriptor; when it reads end-of-file, whoever started the supervisor is gone, and it ends.
     """
 
+    lifeline: int | None = None
     processes: int = 1
     slots: int = 1
     kill_after: float = 5.0
@@ -90,6 +92,7 @@ class Supervisor:
         self._spawn_at = 0.0
         self._ending: float | None = None
         self._exit_code = 0
+        self._owner = policy.lifeline
         self._lifeline, self._lifeline_held = os.pipe()
 
     def run(self) -> int:
@@ -125,11 +128,15 @@ class Supervisor:
         return reading
 
     def _await_event(self, signals: int) -> None:
-        if not select.select([signals], [], [], POLL)[0]:
-            return
-        for number in os.read(signals, 4096):
-            if number in (signal.SIGTERM, signal.SIGINT):
-                self._told_to_end()
+        watched = [signals] if self._owner is None else [signals, self._owner]
+        readable = select.select(watched, [], [], POLL)[0]
+        if self._owner in readable and not os.read(self._owner, 4096):
+            self._owner = None
+            self._end_gracefully('standard input has ended')
+        if signals in readable:
+            for number in os.read(signals, 4096):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._told_to_end()
 
     def _told_to_end(self) -> None:
         if self._ending is not None:

@@ -1,0 +1,205 @@
+"""``crew-wsgi-dev``: front, worker and a private RabbitMQ node on one console, for development."""
+
+import argparse
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import IO
+
+from crew import logs
+from crew.private_node import NodeError, PrivateNode
+from crew_wsgi import front, worker
+from crew_wsgi.options import add_broker, add_logging, add_version
+
+__all__ = ['main']
+
+log = logging.getLogger('crew_wsgi.dev')
+
+COLOURS = {'front': '36', 'worker': '33', 'dev': '35'}
+
+
+class Console:
+    """One console for the lines of several processes, told apart by a prefix."""
+
+    def __init__(self, output: IO[str]) -> None:
+        self._output = output
+        self._coloured = output.isatty() and 'NO_COLOR' not in os.environ
+        self._lock = threading.Lock()
+
+    def write(self, source: str, line: str) -> None:
+        """Write a line of a source."""
+        prefix = f'{source:<6} | '
+        if self._coloured:
+            prefix = f'\x1b[{COLOURS[source]}m{prefix}\x1b[0m'
+        with self._lock:
+            self._output.write(f'{prefix}{line}\n')
+            self._output.flush()
+
+
+class Command:
+    """One of our commands as a process of its own; its lines go to the console, its end to a queue.
+
+    Args:
+        source: its name on the console.
+        module: the module to run.
+        arguments: its command line.
+        console: where its lines go.
+        ended: gets ``self`` when it has ended.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        module: str,
+        arguments: Sequence[str],
+        console: Console,
+        ended: 'queue.SimpleQueue[Command | signal.Signals]',
+    ) -> None:
+        self.source = source
+        # Its own session: Ctrl-C must reach only us, for the front ends before the worker that it waits for. It ends
+        # with its standard input, so with us, however we end.
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', module, *arguments, '--end-with-stdin'],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._copy, args=(console, ended), daemon=True).start()
+
+    def _copy(self, console: Console, ended: 'queue.SimpleQueue[Command | signal.Signals]') -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            console.write(self.source, line.decode('utf-8', 'replace').rstrip('\n'))
+        self._process.wait()
+        ended.put(self)
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, or None."""
+        return self._process.poll()
+
+    def end(self, number: signal.Signals) -> None:
+        """Tell it to end."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+
+def serve(options: argparse.Namespace, console: Console) -> int:
+    """Run everything until told to end; return the exit code."""
+    if options.amqp_url:
+        return _serve(options, options.amqp_url, None, console)
+    console.write('dev', 'starting a private RabbitMQ node; it takes some seconds')
+    try:
+        with PrivateNode() as node:
+            return _serve(options, node.url, node, console)
+    except NodeError as error:
+        console.write('dev', str(error))
+        return 2
+    except KeyboardInterrupt:
+        # While the node was starting.
+        return 0
+
+
+def _serve(options: argparse.Namespace, url: str, node: PrivateNode | None, console: Console) -> int:
+    events: queue.SimpleQueue[Command | signal.Signals] = queue.SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: events.put(signal.Signals(number)))
+    # The URL goes by the environment: a command line can be read by every user of the machine.
+    os.environ['CREW_AMQP_URL'] = url
+    commands = [
+        Command('worker', 'crew_wsgi.worker', _worker_arguments(options), console, events),
+        Command('front', 'crew_wsgi.front', _front_arguments(options), console, events),
+    ]
+    try:
+        failed = _wait(events, node, console)
+        if failed is not None:
+            console.write('dev', f'the {failed.source} has ended with code {failed.exit_code}, so everything does')
+            return failed.exit_code or 1
+        console.write('dev', 'ending')
+        return 0
+    finally:
+        # A second Ctrl-C reaches them as their second, and ends them at once.
+        for command in reversed(commands):
+            _end(command, events)
+
+
+def _wait(
+    events: 'queue.SimpleQueue[Command | signal.Signals]', node: PrivateNode | None, console: Console
+) -> Command | None:
+    """Wait until told to end, or until a command ends by itself; return that. Restart the node if it dies."""
+    while True:
+        try:
+            event = events.get(timeout=1.0)
+        except queue.Empty:
+            if node is not None and not node.alive():
+                console.write('dev', 'the RabbitMQ node has died; starting it again')
+                node.start()
+            continue
+        return event if isinstance(event, Command) else None
+
+
+def _end(command: Command, events: 'queue.SimpleQueue[Command | signal.Signals]') -> None:
+    command.end(signal.SIGTERM)
+    while command.exit_code is None:
+        if isinstance(events.get(), signal.Signals):
+            command.end(signal.SIGTERM)
+
+
+def _front_arguments(options: argparse.Namespace) -> list[str]:
+    names = ('host', 'port', 'max_inflight', 'max_body', 'max_head', 'queue_timeout', 'timeout', 'body_timeout')
+    return _shared_arguments(options) + _spell(options, names)
+
+
+def _worker_arguments(options: argparse.Namespace) -> list[str]:
+    slots = ('gevent',) if options.gevent else ('threads',)
+    names = ('app_dir', 'processes', 'prefetch', 'kill_after', *slots)
+    debug = ['--debug'] if options.debug else []
+    return [options.app, *debug, *_shared_arguments(options), *_spell(options, names)]
+
+
+def _shared_arguments(options: argparse.Namespace) -> list[str]:
+    return ['-v'] * options.verbose + _spell(options, ('queue', 'queue_type', 'graceful_timeout', 'log_format'))
+
+
+def _spell(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    values = {name: getattr(options, name) for name in names}
+    return [f'--{name.replace("_", "-")}={value}' for name, value in values.items() if value is not None]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    result = argparse.ArgumentParser(
+        prog='crew-wsgi-dev',
+        description='Serve a WSGI application through a queue on this machine: front, worker and, unless told of a '
+        'broker, a private RabbitMQ node that is removed at the end.',
+    )
+    worker.add_application(result)
+    front.add_address(result)
+    add_broker(result)
+    worker.add_slots(result)
+    front.add_limits(result)
+    worker.add_kill_after(result)
+    result.add_argument('--debug', action='store_true', help=worker.DEBUG_HELP)
+    add_logging(result)
+    add_version(result)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    command = parser()
+    options = command.parse_args(arguments)
+    worker.check_slots(command, options)
+    logs.set_up(options.verbose, options.log_format)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return serve(options, Console(sys.stdout))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
