@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 from tests.waiting import wait_until
 
@@ -73,6 +76,9 @@ class Process:
         self._popen.wait(10)
 
 
+P = TypeVar('P', bound=Process)
+
+
 class Worker(Process):
     """A ``crew-wsgi-worker``."""
 
@@ -127,6 +133,19 @@ class Front(Process):
     def get(self, target: str, headers: dict[str, str] | None = None) -> 'Answer':
         return self.request('GET', target, headers=headers)
 
+    def later(self, method: str, target: str) -> 'Future[Answer]':
+        """Make one request in a thread of its own."""
+        future: Future[Answer] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self.request(method, target))
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        return future
+
 
 class Answer:
     """A response, read to its end."""
@@ -150,11 +169,16 @@ class Stack:
         """Start a front on a free port; wait until it is ready with :meth:`Front.await_ready`."""
         return self._start(Front, 'crew_wsgi.front', ['--port', '0', *self._queue_arguments(), *arguments])
 
-    def worker(self, app: str, *arguments: str) -> Worker:
+    def worker(self, app: str, *arguments: str, env: dict[str, str] | None = None) -> Worker:
         """Start a worker with an application of ``tests/apps``, as ``module:attribute``."""
-        return self._start(
-            Worker, 'crew_wsgi.worker', [app, '--app-dir', str(APPS), *self._queue_arguments(), *arguments]
-        )
+        command = [app, '--app-dir', str(APPS), *self._queue_arguments(), *arguments]
+        return self._start(Worker, 'crew_wsgi.worker', command, env)
+
+    @property
+    def runs(self) -> list[str]:
+        """The runs that applications noted: method, path and process id of each."""
+        notes = self._directory / 'runs'
+        return notes.read_text().splitlines() if notes.exists() else []
 
     def close(self) -> None:
         """End all that still runs."""
@@ -164,9 +188,9 @@ class Stack:
     def _queue_arguments(self) -> list[str]:
         return ['--amqp-url', self.amqp_url, '--queue', self.queue]
 
-    def _start(self, kind: type, module: str, arguments: list[str]):  # type: ignore[no-untyped-def]
+    def _start(self, kind: type[P], module: str, arguments: list[str], env: dict[str, str] | None = None) -> P:
         log = self._directory / f'{module}-{len(self._processes)}.log'
-        process = kind(module, arguments, log, {})
+        process = kind(module, arguments, log, {'RUNS': str(self._directory / 'runs'), **(env or {})})
         self._processes.append(process)
         return process
 

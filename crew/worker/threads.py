@@ -17,11 +17,11 @@ from crew.worker.run import OnFinished, Run, Task, execute
 
 __all__ = ['ThreadRunner', 'thread_stacks']
 
-_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_set_async_exc.restype = ctypes.c_int
-
-_withdraw_async_exc = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+# PYFUNCTYPE keeps the interpreter lock during the call, which this function needs.
+_set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
+    ('PyThreadState_SetAsyncExc', ctypes.pythonapi)
+)
+_withdraw_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ('PyThreadState_SetAsyncExc', ctypes.pythonapi)
 )
 

@@ -1,0 +1,84 @@
+"""An application whose requests misbehave as their path says; each run is noted in the file ``$RUNS`` names."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qs
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Do what the path says, then answer with the id of the process."""
+    query = {name: values[0] for name, values in parse_qs(environ['QUERY_STRING']).items()}
+    note(environ['PATH_INFO'], environ['REQUEST_METHOD'])
+    BEHAVIOURS[environ['PATH_INFO']](query)
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [f'{os.getpid()}'.encode()]
+
+
+def note(path: str, method: str) -> None:
+    """Write a line that survives the process."""
+    if 'RUNS' in os.environ:
+        with open(os.environ['RUNS'], 'a') as runs:
+            runs.write(f'{method} {path} {os.getpid()}\n')
+
+
+def sleep(query: dict[str, str]) -> None:
+    """Sleep in pieces that an exception can get between."""
+    end = time.monotonic() + float(query['for'])
+    while time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def spin(query: dict[str, str]) -> None:
+    """Compute for ever."""
+    while True:
+        pass
+
+
+def clean(query: dict[str, str]) -> None:
+    """Compute for ever, but clean up when told to end."""
+    try:
+        while True:
+            pass
+    finally:
+        note('/cleaned', 'FINALLY')
+
+
+def swallow(query: dict[str, str]) -> None:
+    """Refuse to end."""
+    while True:
+        try:
+            while True:
+                time.sleep(0.01)
+        except SystemExit:
+            pass
+
+
+def syscall(query: dict[str, str]) -> None:
+    """Hang in a system call."""
+    time.sleep(1000)
+
+
+def hold_gil(query: dict[str, str]) -> None:
+    """Hang in C code that holds the interpreter lock."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def die(query: dict[str, str]) -> None:
+    """Kill the process, as the kernel does when memory is out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+BEHAVIOURS = {
+    '/': lambda query: None,
+    '/sleep': sleep,
+    '/spin': spin,
+    '/clean': clean,
+    '/swallow': swallow,
+    '/syscall': syscall,
+    '/gil': hold_gil,
+    '/die': die,
+}
