@@ -1,0 +1,149 @@
+"""Clear ends: what runs is finished and answered, what has not begun is run by another, and the exit code says so."""
+
+import http.client
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from crew.private_node import PrivateNode
+from tests.stack import Stack, children_of
+from tests.waiting import wait_until
+
+
+def await_run(stack: Stack, path: str, count: int = 1) -> None:
+    wait_until(lambda: sum(f' {path} ' in run for run in stack.runs) >= count, 15, f'{path} to run {count} times')
+
+
+def test_a_worker_told_to_end_finishes_what_it_runs_and_exits_0(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app').await_ready()
+    answer = front.later('POST', '/sleep?for=1')
+    await_run(stack, '/sleep')
+    assert worker.terminate() == 0
+    assert answer.result(10).status == 200
+    waiting = front.later('GET', '/')
+    another = stack.worker('faults:app').await_ready()
+    assert waiting.result(10).body.decode() == str(another.children()[0])
+
+
+def test_a_worker_process_told_to_end_is_replaced(stack: Stack) -> None:
+    worker = stack.worker('faults:app').await_ready()
+    os.kill(worker.children()[0], signal.SIGTERM)
+    worker.await_ready(2)
+    worker.await_log('ended, another takes its place')
+
+
+def test_a_worker_told_twice_ends_at_once(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app').await_ready()
+    answer = front.later('POST', '/sleep?for=20')
+    await_run(stack, '/sleep')
+    worker.signal(signal.SIGTERM)
+    worker.await_log('told to end: ')
+    assert worker.terminate() == 1
+    # Nobody is there to find it in the queue; the next worker does, and asks.
+    stack.worker('faults:app').await_ready()
+    assert answer.result(10).status == 502
+
+
+def test_a_worker_ends_when_its_graceful_timeout_is_over(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app', '--graceful-timeout', '1').await_ready()
+    front.later('POST', '/swallow')
+    await_run(stack, '/swallow')
+    assert worker.terminate() != 0
+    assert 'is abandoned' in worker.text
+
+
+def test_a_front_told_to_end_answers_what_is_in_flight_and_exits_0(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    stack.worker('faults:app').await_ready()
+    with front.connection() as idle:
+        idle.request('GET', '/')
+        assert idle.getresponse().read()
+        answer = front.later('GET', '/sleep?for=1')
+        await_run(stack, '/sleep')
+        assert front.terminate() == 0
+        result = answer.result(10)
+        assert result.status == 200
+        assert result.headers['Connection'] == 'close'
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            idle.request('GET', '/')
+            idle.getresponse()
+
+
+def test_a_front_told_twice_ends_at_once(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    stack.worker('faults:app').await_ready()
+    answer = front.later('GET', '/sleep?for=20')
+    await_run(stack, '/sleep')
+    front.signal(signal.SIGINT)
+    front.await_log('told to end: ')
+    assert front.terminate() == 1
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        answer.result(10)
+
+
+def test_ending_one_worker_of_four_under_load_fails_no_request(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    workers = [stack.worker('faults:app', *prefetch) for prefetch in ([], [], [], ['--prefetch', '10'])]
+    for worker in workers:
+        worker.await_ready()
+    end = time.monotonic() + 6
+
+    def load(method: str) -> set[int]:
+        statuses = set()
+        with front.connection() as connection:
+            while time.monotonic() < end:
+                connection.request(method, '/')
+                response = connection.getresponse()
+                response.read()
+                statuses.add(response.status)
+        return statuses
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [pool.submit(load, method) for method in ('GET', 'POST') * 4]
+        for worker in (workers[0], workers[3]):
+            wait_until(lambda pid=worker.children()[0]: any(run.endswith(str(pid)) for run in stack.runs), 10, 'a run')
+            assert worker.terminate() == 0
+        assert [status.result() for status in statuses] == [{200}] * 8
+
+
+def test_what_a_worker_fetched_ahead_is_run_by_another_exactly_once(stack: Stack, broker: PrivateNode) -> None:
+    front = stack.front().await_ready()
+    ahead = stack.worker('faults:app', '--prefetch', '10').await_ready()
+    first = front.later('POST', '/sleep?for=6')
+    await_run(stack, '/sleep')
+    held = [front.later('POST', '/') for _ in range(5)]
+    line = f'crew.tasks.{stack.queue}\t6'
+    wait_until(lambda: line in broker.ctl('list_queues', 'name', 'messages_unacknowledged'), 20, 'all to be fetched')
+    another = stack.worker('faults:app').await_ready()
+    assert ahead.terminate() == 0
+    assert 'gave back 5 calls' in ahead.text
+    assert first.result(10).status == 200
+    assert [answer.result(10).status for answer in held] == [200] * 5
+    assert sum(run.startswith('POST / ') for run in stack.runs) == 5
+    assert {int(run.split()[-1]) for run in stack.runs if run.startswith('POST / ')} <= set(another.children())
+
+
+def test_a_request_whose_client_hung_up_in_the_queue_is_not_run(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    stack.worker('faults:app').await_ready()
+    busy = front.later('GET', '/sleep?for=2.5')
+    await_run(stack, '/sleep')
+    with front.connection() as connection:
+        connection.request('GET', '/clean')
+    front.await_log('"GET /clean HTTP/1.1" 499')
+    assert busy.result(10).status == 200
+    assert front.get('/').status == 200
+    assert not any('/clean' in run for run in stack.runs)
+
+
+def test_nothing_is_left_when_a_worker_has_ended(stack: Stack) -> None:
+    worker = stack.worker('faults:app', '--processes', '3').await_ready(3)
+    processes = children_of(worker.pid)
+    assert worker.terminate() == 0
+    assert not [process for process in processes if os.path.exists(f'/proc/{process}')]
