@@ -26,11 +26,20 @@ __all__ = [
 
 FailureKind = Literal['raised', 'timeout', 'refused']
 
+#: RabbitMQ closes the channel when a message is to wait for more than 2**32 - 1 milliseconds, some 49 days.
+MAX_EXPIRATION = (2**32 - 1) // 1000
+
 
 def _check_id(name: str, value: str) -> None:
-    # AMQP 0-9-1 §4.2.5.3: a short string has at most 255 bytes.
-    if not value or len(value.encode()) > MAX_SHORT_STRING:
+    if not value:
         raise ValueError(f'{name} must have 1 to {MAX_SHORT_STRING} bytes of UTF-8')
+    _check_short(name, value)
+
+
+def _check_short(name: str, value: str) -> None:
+    # AMQP 0-9-1 §4.2.5.3: a short string has at most 255 bytes.
+    if len(value.encode()) > MAX_SHORT_STRING:
+        raise ValueError(f'{name} must have at most {MAX_SHORT_STRING} bytes of UTF-8')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +79,13 @@ class Call:
             ValueError: a field is outside its range.
         """
         _check_id('correlation_id', self.correlation_id)
+        _check_short('reply_to', self.reply_to)
+        _check_short('content_type', self.content_type)
+        _check_short('content_encoding', self.content_encoding)
         if not 0 <= self.priority <= MAX_SHORT_STRING:
             raise ValueError(f'priority must be 0 to 255, not {self.priority}')
-        if self.expiration is not None and not 0 <= self.expiration < 2**32:
-            raise ValueError(f'expiration must be a number of seconds from now, not {self.expiration}')
+        if self.expiration is not None and not 0 <= self.expiration <= MAX_EXPIRATION:
+            raise ValueError(f'expiration must be 0 to {MAX_EXPIRATION} seconds from now, not {self.expiration}')
         if self.timeout is not None and not 0 < self.timeout < 2**32:
             raise ValueError(f'timeout must be a positive number of seconds, not {self.timeout}')
 
@@ -128,11 +140,12 @@ class Accept:
     timeout: float
 
     def __post_init__(self) -> None:
-        """Refuse a negative or endless time.
+        """Refuse a queue that cannot be written to, and a negative or endless time.
 
         Raises:
             ValueError: a field is outside its range.
         """
+        _check_id('inbox', self.inbox)
         if not (0 <= self.ran < 2**32 and 0 < self.timeout < 2**32):
             raise ValueError('ran and timeout must be finite numbers of seconds')
 
