@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from crew.envelope import Envelope
+from crew.envelope import MAX_SHORT_STRING, Envelope
 from crew.exceptions import ProtocolError
 from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
 from crew.topology import REPLY_KEY, priority_level
@@ -34,6 +34,11 @@ MAX_HEADER_BYTES = 64 * 1024
 #: A control message is small; what is larger than this is not one.
 MAX_CONTROL_BODY = 1024 * 1024
 
+# An exception may quote a document in its text. JSON makes up to 12 bytes of a character: all three still fit.
+MAX_TYPE = 255
+MAX_MESSAGE = 16 * 1024
+MAX_TRACEBACK = 64 * 1024
+
 
 def encode(message: Message) -> Envelope:
     """Return the envelope of a message.
@@ -54,12 +59,12 @@ def decode(envelope: Envelope) -> Message:
     decoder = _DECODERS.get(envelope.type)
     if decoder is None:
         raise ProtocolError(f'unknown message type {envelope.type[:40]!r}')
-    version = envelope.headers.get(VERSION_KEY)
-    if version != VERSION:
-        raise ProtocolError(f'version {str(version)[:20]!r} of the protocol is not spoken here, only {VERSION}')
     try:
+        version = envelope.headers.get(VERSION_KEY)
+        if version != VERSION:
+            raise ValueError(f'version {str(version)[:20]!r} of the protocol is not spoken here, only {VERSION}')
         return decoder(envelope)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
         raise ProtocolError(f'malformed {envelope.type} message: {error}') from error
 
 
@@ -165,9 +170,9 @@ def _decode_reply(envelope: Envelope) -> Reply:
 def _encode_failure(failure: Failure) -> Envelope:
     fields = {
         'kind': failure.kind,
-        'type': failure.type,
-        'message': failure.message,
-        'traceback': failure.traceback,
+        'type': failure.type[:MAX_TYPE],
+        'message': failure.message[:MAX_MESSAGE],
+        'traceback': failure.traceback[-MAX_TRACEBACK:],  # its end says what was raised where
     }
     return _control('error', failure.correlation_id, fields)
 
@@ -305,6 +310,8 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, Any]:
     for name, value in headers.items():
         if name.startswith((RESERVED, 'x-')):
             raise ValueError(f'header names that begin with "crew-" or "x-" are reserved: {name!r}')
+        if len(name.encode()) > MAX_SHORT_STRING:
+            raise ValueError(f'a header name has at most {MAX_SHORT_STRING} bytes of UTF-8: {name[:40]!r}')
         size += len(name.encode()) + len(value.encode()) + 8
     if size > MAX_HEADER_BYTES:
         raise ValueError(f'{size} bytes of headers do not fit into one AMQP frame; the limit is {MAX_HEADER_BYTES}')
