@@ -1,0 +1,462 @@
+"""Messages to envelopes and back: both ways for what we send, a message or ProtocolError for what anybody sends."""
+
+import dataclasses
+import json
+import math
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from crew import codec
+from crew.envelope import Envelope
+from crew.exceptions import ProtocolError
+from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
+from crew.topology import REPLY_KEY, priority_level
+
+# What we send
+
+texts = st.text(st.characters(exclude_categories=['Cs']), max_size=40)
+ids = texts.filter(lambda text: 0 < len(text.encode()) <= 255)
+names = texts.filter(lambda name: not name.startswith(('crew-', 'x-')))
+headers = st.dictionaries(names, texts, max_size=4)
+seconds = st.integers(0, 4_294_967 * 8).map(lambda eighths: eighths / 8)  # whole milliseconds, and exact
+moments = st.floats(0.001, 2**31, allow_nan=False)
+
+calls = st.builds(
+    Call,
+    correlation_id=ids,
+    reply_to=texts.filter(lambda text: len(text.encode()) <= 255),
+    body=st.binary(max_size=40),
+    content_type=texts,
+    content_encoding=texts,
+    expiration=st.none() | seconds,
+    timeout=st.none() | seconds.filter(bool),
+    priority=st.sampled_from([0, 1, 2, 3, 4]).map(lambda level: (1 << level) >> 1),
+    persistent=st.booleans(),
+    sent=st.none() | seconds.map(lambda later: 1_700_000_000 + later),
+    headers=headers,
+)
+others: st.SearchStrategy[Message] = st.one_of(
+    st.builds(
+        Reply,
+        correlation_id=ids,
+        body=st.binary(max_size=40),
+        content_type=texts,
+        content_encoding=texts,
+        headers=headers,
+    ),
+    st.builds(
+        Failure,
+        correlation_id=ids,
+        kind=st.sampled_from(['raised', 'timeout', 'refused']),
+        type=st.text(max_size=40),
+        message=st.text(max_size=40),
+        traceback=st.text(max_size=40),
+    ),
+    st.builds(
+        Accept,
+        correlation_id=ids,
+        inbox=ids,
+        ask=st.booleans(),
+        redelivered=st.booleans(),
+        ran=st.just(0.0) | moments,
+        timeout=moments,
+    ),
+    st.builds(Go, correlation_id=ids, reply_to=texts),
+    st.builds(Stop, correlation_id=ids, reply_to=texts),
+    st.builds(Cancel, correlation_id=ids, reply_to=texts, reason=texts),
+    st.builds(Returned, correlation_ids=st.lists(ids, max_size=4).map(tuple)),
+)
+
+
+@given(calls)
+def test_a_call_comes_back_as_it_was(call: Call) -> None:
+    # Of the priority the broker is told a level, which is what a worker sees.
+    assert codec.decode(codec.encode(call)) == dataclasses.replace(call, priority=priority_level(call.priority))
+
+
+@given(others)
+def test_any_other_message_comes_back_as_it_was(message: Message) -> None:
+    assert codec.decode(codec.encode(message)) == message
+
+
+CALL = Call(correlation_id='1', reply_to='crew.master.1', body=b'x', content_type='text/plain', headers={'a': 'b'})
+
+TABLE: list[tuple[Message, Envelope]] = [
+    (
+        CALL,
+        Envelope(
+            type='call',
+            correlation_id='1',
+            reply_to='crew.master.1',
+            body=b'x',
+            content_type='text/plain',
+            headers={'crew-v': 1, 'crew-reply': 'crew.master.1', 'a': 'b'},
+        ),
+    ),
+    (
+        Call(correlation_id='1', expiration=0.0015, timeout=2, sent=1_700_000_000.25, persistent=True),
+        Envelope(
+            type='call',
+            correlation_id='1',
+            content_type='application/octet-stream',
+            headers={'crew-v': 1, 'crew-sent': 1_700_000_000_250, 'crew-timeout': 2000},
+            expiration=2,
+            persistent=True,
+            timestamp=1_700_000_000,
+        ),
+    ),
+    (
+        Reply(correlation_id='1', body=b'{}', content_type='application/json', content_encoding='gzip'),
+        Envelope(
+            type='reply',
+            correlation_id='1',
+            body=b'{}',
+            content_type='application/json',
+            content_encoding='gzip',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Failure(correlation_id='1', kind='raised', type='KeyError', message='3', traceback='at'),
+        Envelope(
+            type='error',
+            correlation_id='1',
+            body=b'{"kind": "raised", "type": "KeyError", "message": "3", "traceback": "at"}',
+            content_type='application/json',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Accept(correlation_id='1', inbox='crew.worker.1', ask=True, redelivered=True, ran=0.5, timeout=60),
+        Envelope(
+            type='accept',
+            correlation_id='1',
+            body=b'{"inbox": "crew.worker.1", "ask": true, "redelivered": true, "ran": 0.5, "timeout": 60}',
+            content_type='application/json',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Cancel(correlation_id='1', reply_to='q', reason='gone'),
+        Envelope(
+            type='cancel',
+            correlation_id='1',
+            reply_to='q',
+            body=b'{"reason": "gone"}',
+            content_type='application/json',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Returned(correlation_ids=('1', '2')),
+        Envelope(type='returned', body=b'{"ids": ["1", "2"]}', content_type='application/json', headers={'crew-v': 1}),
+    ),
+    *[
+        (
+            message,
+            Envelope(
+                type=type, correlation_id='1', reply_to='q', content_type='application/json', headers={'crew-v': 1}
+            ),
+        )
+        for type, message in [
+            ('go', Go(correlation_id='1', reply_to='q')),
+            ('stop', Stop(correlation_id='1', reply_to='q')),
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(('message', 'envelope'), TABLE, ids=lambda value: type(value).__name__)
+def test_a_message_has_exactly_this_envelope(message: Message, envelope: Envelope) -> None:
+    assert codec.encode(message) == envelope
+
+
+@pytest.mark.parametrize('seconds', [0.1, 0.0005, 1.0001, 4_294_967])
+def test_the_expiration_is_whole_milliseconds_and_never_sooner(seconds: float) -> None:
+    # The broker closes the channel on "86400000.0".
+    expiration = codec.encode_call(Call(correlation_id='1', expiration=seconds)).expiration
+    assert isinstance(expiration, int)
+    assert seconds * 1000 <= expiration < seconds * 1000 + 1
+
+
+def test_a_call_nobody_waits_for_leaves_no_dead_letter_address() -> None:
+    assert REPLY_KEY not in codec.encode_call(Call(correlation_id='1')).headers
+
+
+@pytest.mark.parametrize('name', ['crew-v', 'crew-anything', 'x-death', 'x-match'])
+def test_reserved_header_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match='reserved'):
+        codec.encode(Call(correlation_id='1', headers={name: ''}))
+
+
+def test_a_header_table_that_does_not_fit_a_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match='AMQP frame'):
+        codec.encode(Call(correlation_id='1', headers={'a': 'x' * 65_530}))
+
+
+def test_a_header_name_that_is_no_amqp_short_string_is_refused() -> None:
+    with pytest.raises(ValueError, match='255'):
+        codec.encode(Reply(correlation_id='1', headers={'n' * 256: ''}))
+
+
+@pytest.mark.parametrize('value', ['\ud800', 'a\udfff'])
+def test_header_values_that_are_no_utf_8_are_refused(value: str) -> None:
+    with pytest.raises(ValueError, match='surrogates'):
+        codec.encode(Call(correlation_id='1', headers={'a': value}))
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'correlation_id': ''},
+        {'correlation_id': 'x' * 256},
+        {'correlation_id': '\ud800'},
+        {'reply_to': 'x' * 256},
+        {'content_type': 'x' * 256},
+        {'content_encoding': 'ü' * 128},
+        {'priority': -1},
+        {'priority': 256},
+        {'expiration': -0.001},
+        {'expiration': math.nan},
+        {'expiration': math.inf},
+        # RabbitMQ closes the channel on more than 2**32 - 1 milliseconds.
+        {'expiration': 2**32 / 1000},
+        {'timeout': 0},
+        {'timeout': math.nan},
+        {'timeout': math.inf},
+    ],
+    ids=lambda fields: '{}={!r:.12}'.format(*next(iter(fields.items()))),
+)
+def test_a_call_that_would_cost_the_connection_cannot_be_made(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Call(**{'correlation_id': '1', **fields})
+
+
+@pytest.mark.parametrize('inbox', ['', 'x' * 256, '\ud800'])
+def test_an_accept_names_a_queue_that_can_be_written_to(inbox: str) -> None:
+    with pytest.raises(ValueError):
+        Accept(correlation_id='1', inbox=inbox, ask=False, timeout=1)
+
+
+@pytest.mark.parametrize('text', ['x', '\0', '\U0001f600'])
+def test_a_failure_with_endless_texts_is_cut_to_what_its_reader_takes(text: str) -> None:
+    failure = Failure(correlation_id='1', kind='raised', type=text * 10**6, message=text * 10**6, traceback='y' * 10**6)
+    decoded = codec.decode(codec.encode(failure))
+    assert isinstance(decoded, Failure)
+    assert decoded.message.startswith(text * 1000)
+    assert decoded.traceback.endswith('y' * 10_000)
+
+
+def test_only_the_broker_makes_dead_letters() -> None:
+    letter = DeadLetter(correlation_id='1', reason='expired', time=None, envelope=Envelope(), queue='q')
+    with pytest.raises(ValueError, match='only the broker'):
+        codec.encode(letter)
+
+
+# Dead letters
+
+DIED = datetime(2024, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
+
+
+def dead(reason: str = 'expired', **fields: Any) -> Envelope:
+    """CALL as it comes back from the broker, through pika."""
+    death = {
+        'count': 1,
+        'exchange': '',
+        'queue': 'crew.tasks.wsgi',
+        'reason': reason,
+        'routing-keys': ['crew.tasks.wsgi'],
+        'time': DIED,
+        'original-expiration': '30000',
+        **fields,
+    }
+    original = codec.encode(CALL)
+    marks = {'x-death': [death], 'x-first-death-queue': 'crew.tasks.wsgi', 'x-first-death-reason': reason}
+    return dataclasses.replace(original, headers={**original.headers, **marks})
+
+
+@pytest.mark.parametrize('reason', ['expired', 'rejected', 'maxlen', 'delivery_limit'])
+def test_a_dead_letter_says_which_call_left_which_queue_when_and_why(reason: str) -> None:
+    envelope = dead(reason)
+    assert codec.decode(envelope) == DeadLetter(
+        correlation_id='1', reason=reason, time=DIED.timestamp(), envelope=envelope, queue='crew.tasks.wsgi'
+    )
+
+
+def test_the_latest_death_counts() -> None:
+    older = {'reason': 'maxlen', 'queue': 'other', 'time': DIED - timedelta(days=1)}
+    envelope = dead()
+    envelope.headers['x-death'].append(older)
+    letter = codec.decode(envelope)
+    assert isinstance(letter, DeadLetter)
+    assert (letter.reason, letter.queue) == ('expired', 'crew.tasks.wsgi')
+
+
+def test_a_dead_letter_without_a_time_is_still_one() -> None:
+    letter = codec.decode(dead(time=None))
+    assert isinstance(letter, DeadLetter)
+    assert letter.time is None
+
+
+@pytest.mark.parametrize('deaths', [None, [], {}, 'expired', ['expired'], [None], [{'reason': 3}], [{'queue': b'q'}]])
+def test_a_death_nobody_understands_is_a_protocol_error(deaths: Any) -> None:
+    envelope = dead()
+    with pytest.raises(ProtocolError):
+        codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, 'x-death': deaths}))
+
+
+def test_a_dead_letter_published_again_is_the_call_with_a_new_wait() -> None:
+    letter = codec.decode(dead())
+    assert isinstance(letter, DeadLetter)
+    again = codec.republish(letter, expiration=30, sent=1_700_000_000.5)
+    assert codec.decode(again) == dataclasses.replace(CALL, expiration=30, sent=1_700_000_000.5)
+    assert (again.expiration, again.timestamp) == (30_000, 1_700_000_000)
+    assert not [name for name in again.headers if name.startswith('x-')]
+
+
+@given(calls)
+def test_publishing_again_keeps_all_that_the_caller_said(call: Call) -> None:
+    first = codec.encode(call)
+    letter = codec.decode(dataclasses.replace(first, headers={**first.headers, 'x-death': [{}]}))
+    assert isinstance(letter, DeadLetter)
+    again = codec.republish(letter, expiration=7, sent=5)
+    assert codec.decode(again) == dataclasses.replace(codec.decode(first), expiration=7, sent=5)  # type: ignore[type-var]
+
+
+# What anybody sends
+
+TYPES = ['call', 'reply', 'error', 'accept', 'go', 'stop', 'cancel', 'returned']
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+table_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.binary(max_size=5)
+    | st.text(max_size=5)
+    | st.decimals()
+    | st.datetimes(timezones=st.just(timezone.utc)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+table_names = st.sampled_from(['crew-sent', 'crew-timeout', 'crew-reply', 'x-death']) | st.text(max_size=5)
+field_names = st.sampled_from(
+    ['kind', 'type', 'message', 'traceback', 'inbox', 'ask', 'redelivered', 'ran', 'timeout', 'reason', 'ids']
+)
+control_bodies = st.dictionaries(field_names, json_values, max_size=6).map(lambda fields: json.dumps(fields).encode())
+
+envelopes = st.builds(
+    Envelope,
+    body=control_bodies | json_values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=20),
+    type=st.sampled_from(TYPES) | st.text(max_size=5),
+    correlation_id=st.text(max_size=5) | st.just('x' * 300),
+    reply_to=st.text(max_size=5),
+    content_type=st.text(max_size=5),
+    content_encoding=st.text(max_size=5),
+    headers=st.builds(
+        lambda version, table: {**table, **version},
+        st.just({'crew-v': 1}) | st.dictionaries(st.just('crew-v'), table_values),
+        st.dictionaries(table_names, table_values, max_size=4),
+    ),
+    expiration=st.none() | st.integers(),
+    priority=st.integers(),
+    persistent=st.booleans(),
+    timestamp=st.none() | st.integers(),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(envelopes)
+def test_whatever_comes_a_message_or_a_protocol_error_comes_out(envelope: Envelope) -> None:
+    try:
+        message = codec.decode(envelope)
+    except ProtocolError:
+        return
+    assert isinstance(message, Message)
+
+
+def control(type: str, body: bytes) -> Envelope:
+    return Envelope(type=type, correlation_id='1', body=body, headers={'crew-v': 1})
+
+
+ACCEPT = b'{"inbox": "q", "ask": %s, "redelivered": false, "ran": %s, "timeout": %s}'
+
+
+@pytest.mark.parametrize(
+    'envelope',
+    [
+        control('', b''),
+        control('CALL', b''),
+        control('error', b'{"kind": "raised"'),
+        control('error', b'{}'),
+        control('error', b'[]'),
+        control('error', b'{"kind": "exploded"}'),
+        control('error', b'{"kind": ["raised"]}'),
+        control('error', b'{"kind": "raised", "message": 3}'),
+        control('accept', ACCEPT % (b'1', b'0', b'1')),
+        control('accept', ACCEPT % (b'null', b'0', b'1')),
+        control('accept', ACCEPT % (b'true', b'true', b'1')),
+        control('accept', ACCEPT % (b'true', b'"0"', b'1')),
+        control('accept', ACCEPT % (b'true', b'NaN', b'1')),
+        control('accept', ACCEPT % (b'true', b'0', b'NaN')),
+        control('accept', ACCEPT % (b'true', b'0', b'Infinity')),
+        control('accept', ACCEPT % (b'true', b'0', b'-1')),
+        control('accept', ACCEPT % (b'true', b'0', b'0')),
+        control('accept', ACCEPT % (b'true', b'-1', b'1')),
+        control('accept', ACCEPT % (b'true', b'0', b'1e400')),
+        control('accept', ACCEPT % (b'true', b'0', b'9' * 400)),
+        control('accept', ACCEPT % (b'true', b'0', b'9' * 5000)),
+        control('cancel', b''),
+        control('cancel', b'\xff\xfe\x00'),
+        control('cancel', b'{"reason": null}'),
+        control('returned', b'{"ids": {"1": 2}}'),
+        control('returned', b'{"ids": [1]}'),
+        control('returned', b'[' * 100_000),
+        control('returned', b'{"ids": ' + b'[' * 900 + b']' * 900 + b'}'),
+        control('returned', b'{"ids": []' + b' ' * 1024 * 1024 + b'}'),
+        Envelope(type='go', correlation_id='1'),
+        Envelope(type='go', correlation_id='1', headers={'crew-v': 2}),
+        Envelope(type='go', correlation_id='1', headers={'crew-v': '1'}),
+        Envelope(type='go', correlation_id='1', headers={'crew-v': 10**5000}),
+        Envelope(type='call', headers={'crew-v': 1}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-sent': 'now'}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-sent': Decimal(1)}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-timeout': 0}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-timeout': 10**400}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1}, expiration=-1),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1}, expiration=10**254),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1}, expiration=10**400),
+    ],
+    ids=lambda envelope: f'{envelope.type}-{envelope.body[:60]!r}-{list(envelope.headers)}',
+)
+def test_a_malformed_message_is_a_protocol_error(envelope: Envelope) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode(envelope)
+
+
+@pytest.mark.parametrize('depth', [50, 200, 400, 600, 800, 990, 5000, 100_000])
+@pytest.mark.parametrize('field', ['inbox', 'ask', 'timeout'])
+def test_a_deeply_nested_field_is_a_protocol_error(field: str, depth: int) -> None:
+    nested = b'[' * depth + b']' * depth
+    body = b'{"inbox": "q", "ask": true, "redelivered": false, "ran": 0, "timeout": 1, "%s": %s}'
+    with pytest.raises(ProtocolError):
+        codec.decode(control('accept', body % (field.encode(), nested)))
+
+
+@example('crew-x')
+@example('x-custom')
+@given(st.text(max_size=5))
+def test_a_call_shows_only_headers_that_its_caller_wrote(name: str) -> None:
+    call = codec.decode(Envelope(type='call', correlation_id='1', headers={name: 'a', 'n': 3, 'crew-v': 1}))
+    assert isinstance(call, Call)
+    assert call.headers == ({} if name.startswith(('crew-', 'x-')) or name in ('n', 'crew-v') else {name: 'a'})
