@@ -94,7 +94,8 @@ class _Execution:
             raise ApplicationError('start_response was called twice without exc_info')
         self._check(status, headers)
         self._status = status
-        self._headers = end_to_end(headers)
+        # RFC 9110 §5.5: blanks around a value do not belong to it.
+        self._headers = end_to_end((name, value.strip(' \t')) for name, value in headers)
         if len(self._headers) < len(headers):
             log.warning('hop-by-hop headers of the application were dropped: they are the server’s own')
         return self.write
@@ -125,7 +126,7 @@ class _Execution:
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                 raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
         try:
-            Response(status=status, headers=headers)
+            Response(status=status, headers=[(name, value.strip(' \t')) for name, value in headers])
         except ValueError as error:
             raise ApplicationError(str(error)) from error
 
@@ -148,28 +149,27 @@ class _Execution:
         """
         if self._status is None:
             raise ApplicationError('the application never called start_response')
-        if self._bodiless:
-            return Response(status=self._status, headers=self._bodiless_headers())
-        body = b''.join(self._pieces)
-        headers = list(self._headers)
         length = self._content_length()
-        if length is None:
-            headers.append(('Content-Length', str(len(body))))
-        elif len(body) < length:
+        if self._bodiless:
+            # RFC 9110 §8.6: a 204 must not have a Content-Length. For HEAD and 304 it says what GET would have brought.
+            return self._response(b'', None if self._status.startswith('204') else length)
+        body = b''.join(self._pieces)
+        if length is not None and len(body) < length:
             raise ApplicationError(f'the body has {len(body)} bytes, but its Content-Length says {length}')
-        elif len(body) > length:
+        if length is not None and len(body) > length:
             log.warning('a body of %d bytes was cut to its Content-Length of %d', len(body), length)
             body = body[:length]
-        return Response(status=self._status, headers=headers, body=body)
+        return self._response(body, len(body))
 
-    def _bodiless_headers(self) -> list[tuple[str, str]]:
-        # RFC 9110 §8.6: a 204 must not have a Content-Length. For HEAD and 304 it says what GET would have brought.
-        if self._status is not None and self._status.startswith('204'):
-            return [(name, value) for name, value in self._headers if name.lower() != 'content-length']
-        return list(self._headers)
+    def _response(self, body: bytes, length: int | None) -> Response:
+        # One Content-Length in one spelling, whatever the application wrote: 05, or 5 twice, is where smuggling begins.
+        headers = [(name, value) for name, value in self._headers if name.lower() != 'content-length']
+        if length is not None:
+            headers.append(('Content-Length', str(length)))
+        return Response(status=self._status or '', headers=headers, body=body)
 
     def _content_length(self) -> int | None:
-        values = {value.strip() for name, value in self._headers if name.lower() == 'content-length'}
+        values = {value for name, value in self._headers if name.lower() == 'content-length'}
         if not values:
             return None
         value = values.pop()

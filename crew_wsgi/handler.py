@@ -199,9 +199,13 @@ class Handler(httputil.HTTPMessageDelegate):
             return bad_request(f'The head of the request is longer than {limits.max_head} bytes.', 431)
         if not is_token(method):
             return bad_request('The method is not a token.')
+        hosts = len(self._headers.get_list('Host'))
+        if hosts > 1 or (not hosts and self._start_line.version != 'HTTP/1.0'):
+            # RFC 9112 §3.2: who serves several names must not guess which one is meant.
+            return bad_request('There must be one Host header.')
         if method == 'CONNECT':
             return bad_request('This server is no proxy for CONNECT.', 501)
-        if not (target.startswith(('/', 'http://', 'https://')) or (target == '*' and method == 'OPTIONS')):
+        if not (target.lower().startswith(('/', 'http://', 'https://')) or (target == '*' and method == 'OPTIONS')):
             return bad_request('The request target is neither a path nor a URL.')
         length = self._headers.get('Content-Length', '')
         if length.isascii() and length.isdigit() and int(length[:20]) > limits.max_body:
@@ -377,10 +381,12 @@ def _check_framing(response: Response, method: str) -> None:
     Raises:
         ProtocolError: the Content-Length is wrong.
     """
+    lengths = [value for name, value in response.headers if name.lower() == 'content-length']
     if method == 'HEAD' or response.code in (204, 304):
-        return
-    lengths = {value for name, value in response.headers if name.lower() == 'content-length'}
-    if lengths - {str(len(response.body))}:
+        good = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
+    else:
+        good = lengths in ([], [str(len(response.body))])
+    if not good:
         raise ProtocolError(f'a body of {len(response.body)} bytes came with Content-Length {lengths}')
 
 

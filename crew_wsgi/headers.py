@@ -8,8 +8,8 @@ __all__ = ['HeaderPairs', 'check_header', 'end_to_end', 'is_token']
 HeaderPairs = Sequence[tuple[str, str]]
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9110 §5.5: visible characters, obs-text, blanks and tabs inside.
-_VALUE = re.compile(r'[\t\x20-\x7e\x80-\xff]*')
+# RFC 9110 §5.5: visible characters and obs-text, blanks and tabs inside only: around it they are not part of a value.
+_VALUE = re.compile(r'([\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?')
 
 #: RFC 9110 §7.6.1, and those that only mean something on one connection by older habit.
 HOP_BY_HOP = frozenset(
