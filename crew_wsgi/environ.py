@@ -43,6 +43,10 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'crew.request_id': request.request_id,
     }
     _add_headers(environ, request)
+    _, absolute, rest = request.target.partition('://')
+    if absolute and not request.target.startswith('/'):
+        # RFC 9112 §3.2.2: in absolute-form the target names the host, and a Host header that differs is ignored.
+        environ['HTTP_HOST'] = re.split('[/?#]', rest, maxsplit=1)[0].rpartition('@')[2]
     return environ
 
 
