@@ -14,7 +14,7 @@ from typing import IO
 from crew import logs
 from crew.private_node import NodeError, PrivateNode
 from crew_wsgi import front, worker
-from crew_wsgi.options import add_broker, add_logging, add_version
+from crew_wsgi.options import Parser, add_broker, add_logging, add_version
 
 __all__ = ['main']
 
@@ -174,7 +174,7 @@ def _spell(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog='crew-wsgi-dev',
         description='Serve a WSGI application through a queue on this machine: front, worker and, unless told of a '
         'broker, a private RabbitMQ node that is removed at the end.',

@@ -18,7 +18,7 @@ from crew import logs, topology
 from crew.exceptions import BrokerRefused
 from crew.master.client import Client
 from crew_wsgi.handler import MAX_BODY, Handler, Limits, Server
-from crew_wsgi.options import DEFAULT_URL, add_broker, add_lifeline, add_logging, add_version, count, seconds
+from crew_wsgi.options import DEFAULT_URL, Parser, add_broker, add_lifeline, add_logging, add_version, count, seconds
 
 __all__ = ['Front', 'main']
 
@@ -153,7 +153,7 @@ def _authority(listening: socket.socket) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog='crew-wsgi-front', description='HTTP server that puts requests into a RabbitMQ queue for crew-wsgi-worker.'
     )
     add_address(result)

@@ -3,13 +3,32 @@
 import argparse
 import os
 from importlib.metadata import version
+from typing import NoReturn
 
 from crew import topology
 from crew.transports.asyncio import parameters
 
-__all__ = ['add_broker', 'add_lifeline', 'add_logging', 'add_version', 'amqp_url', 'count', 'queue_id', 'seconds']
+__all__ = [
+    'Parser',
+    'add_broker',
+    'add_lifeline',
+    'add_logging',
+    'add_version',
+    'amqp_url',
+    'count',
+    'queue_id',
+    'seconds',
+]
 
 DEFAULT_URL = 'amqp://guest:guest@127.0.0.1:5672/%2F'
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage of so many options would push it off the screen."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2."""
+        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
 
 def seconds(text: str) -> float:

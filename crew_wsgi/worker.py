@@ -19,7 +19,7 @@ from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
 from crew_wsgi.loader import load_application
 from crew_wsgi.messages import CONTENT_TYPE, decode_request, encode_response
-from crew_wsgi.options import DEFAULT_URL, add_broker, add_lifeline, add_logging, add_version, count, seconds
+from crew_wsgi.options import DEFAULT_URL, Parser, add_broker, add_lifeline, add_logging, add_version, count, seconds
 
 __all__ = ['main', 'wsgi_task']
 
@@ -54,9 +54,7 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
 
 def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    result = argparse.ArgumentParser(
-        prog=prog, description='Take requests from a RabbitMQ queue and run a WSGI application for each.'
-    )
+    result = Parser(prog=prog, description='Take requests from a RabbitMQ queue and run a WSGI application for each.')
     add_application(result)
     add_broker(result, DEFAULT_URL)
     add_slots(result)
