@@ -1,0 +1,603 @@
+"""Calls in flight: each is settled once, and none runs more often than it may, whatever happens in whatever order."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from crew.calls import MAX_RUNS, QUEUE_GRACE, RUN_GRACE, Action, Calls, Republish, Settle, Tell
+from crew.codec import decode, encode
+from crew.envelope import Envelope
+from crew.exceptions import (
+    ConnectionError,
+    CrewError,
+    DuplicateTaskId,
+    ExpirationError,
+    RemoteError,
+    TimeoutError,
+    Unroutable,
+    WorkerLost,
+)
+from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, FailureKind, Go, Message, Reply, Returned, Stop
+
+REPLIES = 'crew.master.1'
+INBOX = 'crew.worker.1'
+WAIT = 30.0
+LIMIT = 60.0
+
+ACCEPTED = Accept(correlation_id='1', inbox=INBOX, ask=False, timeout=LIMIT)
+WAITED_LONG = Accept(correlation_id='1', inbox=INBOX, ask=True, timeout=LIMIT)
+REDELIVERED = Accept(correlation_id='1', inbox=INBOX, ask=True, redelivered=True, timeout=LIMIT)
+RETURNED = Returned(correlation_ids=('1',))
+GO = Tell(INBOX, Go(correlation_id='1', reply_to=REPLIES))
+STOP = Tell(INBOX, Stop(correlation_id='1', reply_to=REPLIES))
+DEAD = DeadLetter(
+    correlation_id='1',
+    reason='expired',
+    time=5.0,
+    envelope=encode(Call(correlation_id='1', reply_to=REPLIES, expiration=WAIT, timeout=LIMIT)),
+    queue='crew.tasks.wsgi',
+)
+
+get_or_post = pytest.mark.parametrize('idempotent', [True, False], ids=['idempotent', 'not idempotent'])
+
+
+def in_flight(*messages: Message, idempotent: bool = False) -> Calls[str]:
+    """Calls with one in flight, about which these messages have come."""
+    calls: Calls[str] = Calls()
+    calls.reply_to = REPLIES
+    calls.add('1', 'waiter', expiration=WAIT, idempotent=idempotent, now=0.0)
+    for message in messages:
+        calls.receive(message, now=0.0, wall=0.0)
+    return calls
+
+
+def tell(calls: Calls[str], message: Message, now: float = 0.0) -> list[Action[str]]:
+    return calls.receive(message, now=now, wall=1_700_000_000.0)
+
+
+def outcome(actions: list[Action[str]]) -> Reply | CrewError:
+    """What the one waiter is given; nothing else happens but that a worker may be told."""
+    [settle] = [action for action in actions if isinstance(action, Settle)]
+    assert settle.waiter == 'waiter'
+    assert not any(isinstance(action, Republish) for action in actions)
+    return settle.outcome
+
+
+# The table, row by row
+
+
+@get_or_post
+def test_waiting_an_accept_makes_it_running_and_counts_a_run(idempotent: bool) -> None:
+    calls = in_flight(idempotent=idempotent)
+    assert tell(calls, ACCEPTED, now=10.0) == []
+    assert calls.next_deadline() == 10.0 + LIMIT + RUN_GRACE
+    # The run counts: a redelivery is this one's second.
+    assert (GO in tell(calls, REDELIVERED)) == idempotent
+
+
+@get_or_post
+def test_waiting_a_question_about_a_delivery_that_waited_long_is_answered_go(idempotent: bool) -> None:
+    calls = in_flight(idempotent=idempotent)
+    assert tell(calls, WAITED_LONG, now=10.0) == [GO]
+    assert calls.next_deadline() == 10.0 + LIMIT + RUN_GRACE
+
+
+def test_waiting_a_question_about_a_redelivery_of_an_idempotent_call_is_answered_go() -> None:
+    assert tell(in_flight(idempotent=True), REDELIVERED) == [GO]
+
+
+def test_waiting_a_question_about_a_redelivery_of_another_call_is_answered_stop_and_the_worker_is_lost() -> None:
+    calls = in_flight()
+    stop, *settled = tell(calls, REDELIVERED)
+    assert stop == STOP
+    assert isinstance(outcome(settled), WorkerLost)
+    assert '1' not in calls
+
+
+@get_or_post
+@pytest.mark.parametrize('reason', ['expired', 'maxlen', 'rejected', 'delivery_limit'])
+def test_waiting_a_dead_letter_means_that_nobody_took_it(reason: str, idempotent: bool) -> None:
+    letter = DeadLetter(correlation_id='1', reason=reason, time=5.0, envelope=DEAD.envelope, queue=DEAD.queue)
+    error = outcome(tell(in_flight(idempotent=idempotent), letter))
+    assert isinstance(error, ExpirationError)
+    assert (error.reason, error.time, error.expiration) == (reason, 5.0, WAIT)
+
+
+def test_waiting_its_queue_time_over_means_that_nobody_took_it() -> None:
+    calls = in_flight()
+    assert calls.expire(WAIT + QUEUE_GRACE - 0.001) == []
+    error = outcome(calls.expire(WAIT + QUEUE_GRACE))
+    assert isinstance(error, ExpirationError)
+    assert (error.reason, error.time, error.expiration) == ('expired', None, WAIT)
+
+
+def test_waiting_again_after_a_run_a_dead_letter_or_the_timer_means_a_lost_worker() -> None:
+    assert isinstance(outcome(tell(in_flight(ACCEPTED, DEAD, idempotent=True), DEAD)), WorkerLost)
+    assert isinstance(outcome(in_flight(ACCEPTED, DEAD, idempotent=True).expire(WAIT + QUEUE_GRACE)), WorkerLost)
+
+
+def test_running_a_question_about_an_idempotent_call_means_a_dead_worker_and_is_answered_go() -> None:
+    calls = in_flight(ACCEPTED, idempotent=True)
+    assert tell(calls, REDELIVERED, now=7.0) == [GO]
+    assert calls.next_deadline() == 7.0 + LIMIT + RUN_GRACE
+
+
+def test_running_a_question_about_another_call_is_answered_stop_and_the_worker_is_lost() -> None:
+    stop, *settled = tell(in_flight(ACCEPTED), REDELIVERED)
+    assert stop == STOP
+    assert isinstance(outcome(settled), WorkerLost)
+
+
+def test_running_a_dead_letter_of_an_idempotent_call_is_published_again_once() -> None:
+    calls = in_flight(ACCEPTED, idempotent=True)
+    [again] = tell(calls, DEAD, now=100.0)
+    assert isinstance(again, Republish)
+    assert again.queue == DEAD.queue
+    call = decode(again.envelope)
+    assert isinstance(call, Call)
+    assert (call.correlation_id, call.expiration, call.sent) == ('1', WAIT, 1_700_000_000.0)
+    assert calls.next_deadline() == 100.0 + WAIT + QUEUE_GRACE
+    assert isinstance(outcome(tell(calls, DEAD)), WorkerLost)
+
+
+def test_running_a_dead_letter_of_another_call_means_a_lost_worker() -> None:
+    assert isinstance(outcome(tell(in_flight(ACCEPTED), DEAD)), WorkerLost)
+
+
+def test_running_its_time_over_is_a_timeout_and_the_worker_is_told() -> None:
+    calls = in_flight(ACCEPTED)
+    assert calls.expire(LIMIT + RUN_GRACE - 0.001) == []
+    told, *settled = calls.expire(LIMIT + RUN_GRACE)
+    assert told == Tell(INBOX, Cancel(correlation_id='1', reply_to=REPLIES, reason='its time is over'))
+    assert isinstance(outcome(settled), TimeoutError)
+
+
+def test_a_run_that_began_before_its_accept_has_so_much_less_time() -> None:
+    calls = in_flight(Accept(correlation_id='1', inbox=INBOX, ask=False, ran=59.0, timeout=LIMIT))
+    assert calls.next_deadline() == 1.0 + RUN_GRACE
+
+
+def test_a_run_that_is_over_already_has_no_negative_time() -> None:
+    calls = in_flight(Accept(correlation_id='1', inbox=INBOX, ask=False, ran=500.0, timeout=LIMIT))
+    assert calls.next_deadline() == RUN_GRACE
+
+
+@pytest.mark.parametrize('before', [(), (ACCEPTED,), (WAITED_LONG,), (WAITED_LONG, RETURNED)])
+def test_either_way_a_reply_settles(before: tuple[Message, ...]) -> None:
+    calls = in_flight(*before)
+    reply = Reply(correlation_id='1', body=b'x')
+    assert tell(calls, reply) == [Settle('waiter', reply)]
+    assert len(calls) == 0
+
+
+@pytest.mark.parametrize('before', [(), (ACCEPTED,)])
+@pytest.mark.parametrize(
+    ('kind', 'error'), [('raised', RemoteError), ('refused', RemoteError), ('timeout', TimeoutError)]
+)
+def test_either_way_a_failure_settles(before: tuple[Message, ...], kind: FailureKind, error: type[CrewError]) -> None:
+    failure = Failure(correlation_id='1', kind=kind, type='KeyError', message='3', traceback='at')
+    assert type(outcome(tell(in_flight(*before), failure))) is error
+
+
+def test_a_remote_error_carries_what_the_task_raised() -> None:
+    failure = Failure(correlation_id='1', kind='raised', type='KeyError', message='3', traceback='at')
+    error = outcome(tell(in_flight(), failure))
+    assert isinstance(error, RemoteError)
+    assert (error.type, error.message, error.traceback, str(error)) == ('KeyError', '3', 'at', 'KeyError: 3')
+
+
+@get_or_post
+def test_either_way_a_returned_delivery_waits_and_does_not_count_as_a_run(idempotent: bool) -> None:
+    calls = in_flight(WAITED_LONG, idempotent=idempotent)
+    assert tell(calls, RETURNED, now=50.0) == []
+    assert calls.next_deadline() == 50.0 + WAIT + QUEUE_GRACE
+    assert tell(calls, REDELIVERED) == [GO]
+
+
+@get_or_post
+def test_returned_before_any_question_a_redelivery_is_a_first_run(idempotent: bool) -> None:
+    calls = in_flight(RETURNED, idempotent=idempotent)
+    assert calls.next_deadline() == WAIT + QUEUE_GRACE
+    assert tell(calls, REDELIVERED) == [GO]
+
+
+@pytest.mark.parametrize('before', [(), (ACCEPTED,)])
+def test_either_way_what_the_broker_cannot_route_is_unroutable(before: tuple[Message, ...]) -> None:
+    error = outcome(in_flight(*before).unroutable('1', 'crew.tasks.wsgi'))
+    assert isinstance(error, Unroutable)
+    assert 'crew.tasks.wsgi' in str(error)
+
+
+def test_waiting_a_cancelled_call_is_forgotten_in_silence() -> None:
+    calls = in_flight()
+    assert calls.cancel('1') == []
+    assert '1' not in calls
+    assert tell(calls, Reply(correlation_id='1')) == []
+
+
+@pytest.mark.parametrize('before', [ACCEPTED, WAITED_LONG])
+def test_running_a_cancelled_call_is_forgotten_and_its_worker_told(before: Message) -> None:
+    calls = in_flight(before)
+    told = Tell(INBOX, Cancel(correlation_id='1', reply_to=REPLIES, reason='hung up'))
+    assert calls.cancel('1', 'hung up') == [told]
+    assert '1' not in calls
+
+
+def test_unknown_a_question_is_answered_stop() -> None:
+    calls = in_flight()
+    calls.cancel('1')
+    assert tell(calls, REDELIVERED) == [STOP]
+    assert tell(calls, WAITED_LONG) == [STOP]
+
+
+def test_unknown_an_accept_is_answered_cancel() -> None:
+    calls = in_flight()
+    calls.cancel('1')
+    [told] = tell(calls, ACCEPTED)
+    assert isinstance(told, Tell)
+    assert told.queue == INBOX
+    assert isinstance(told.message, Cancel)
+
+
+@pytest.mark.parametrize(
+    'message',
+    [
+        Reply(correlation_id='?'),
+        Failure(correlation_id='?', kind='raised'),
+        Returned(correlation_ids=('?',)),
+        DeadLetter(correlation_id='?', reason='expired', time=None, envelope=Envelope(), queue='q'),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_unknown_anything_else_means_nothing(message: Message) -> None:
+    calls = in_flight()
+    assert tell(calls, message) == []
+    assert calls.unroutable('?', 'q') == calls.cancel('?') == []
+    assert '1' in calls
+
+
+@pytest.mark.parametrize(
+    'message',
+    [
+        Call(correlation_id='1'),
+        Go(correlation_id='1', reply_to='q'),
+        Stop(correlation_id='1', reply_to='q'),
+        Cancel(correlation_id='1', reply_to='q'),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_only_a_worker_should_get_means_nothing(message: Message) -> None:
+    assert tell(in_flight(), message) == []
+
+
+# The counting of runs
+
+
+def permitted(calls: Calls[str], *questions: Message) -> int:
+    """How many of these questions are answered *go*."""
+    return sum(GO in tell(calls, question) for question in questions)
+
+
+@pytest.mark.parametrize(
+    ('before', 'idempotent', 'more'),
+    [
+        ((), False, 0),  # a redelivery without a note has begun
+        ((), True, 1),
+        ((ACCEPTED,), False, 0),
+        ((ACCEPTED,), True, 1),
+        ((WAITED_LONG,), False, 0),  # the go counts although no accept followed
+        ((WAITED_LONG,), True, 1),
+        ((WAITED_LONG, ACCEPTED), True, 1),  # the same run, counted once
+        ((ACCEPTED, REDELIVERED), True, 0),
+        ((RETURNED,), False, 1),  # put back unstarted: the redelivery is the first run
+        ((RETURNED,), True, 2),
+        ((RETURNED, RETURNED), False, 1),
+        ((WAITED_LONG, RETURNED), False, 1),
+        ((WAITED_LONG, RETURNED), True, 2),
+        ((ACCEPTED, REDELIVERED, RETURNED), True, 1),  # the second was never begun
+        ((ACCEPTED, DEAD), True, 0),  # published again and lost again before its accept
+        ((ACCEPTED, DEAD, ACCEPTED), True, 0),
+    ],
+)
+def test_a_get_runs_twice_at_most_and_a_post_once(before: tuple[Message, ...], idempotent: bool, more: int) -> None:
+    assert permitted(in_flight(*before, idempotent=idempotent), REDELIVERED, REDELIVERED, REDELIVERED) == more
+
+
+def test_a_dead_letter_after_a_second_run_is_not_published_again() -> None:
+    assert isinstance(outcome(tell(in_flight(ACCEPTED, REDELIVERED, idempotent=True), DEAD)), WorkerLost)
+
+
+def test_a_dead_letter_of_a_delivery_that_was_put_back_means_that_nobody_took_it() -> None:
+    assert isinstance(outcome(tell(in_flight(WAITED_LONG, RETURNED), DEAD)), ExpirationError)
+
+
+# Adding, failing, time
+
+
+def test_an_id_in_flight_is_refused_and_the_first_call_is_unharmed() -> None:
+    calls = in_flight()
+    with pytest.raises(DuplicateTaskId):
+        calls.add('1', 'other', expiration=1, idempotent=False, now=0.0)
+    assert outcome(tell(calls, Reply(correlation_id='1'))) == Reply(correlation_id='1')
+
+
+def test_an_id_may_be_used_again_when_its_call_is_settled() -> None:
+    calls = in_flight()
+    tell(calls, Reply(correlation_id='1'))
+    calls.add('1', 'waiter', expiration=100, idempotent=False, now=0.0)
+    # The first one's timer is not the second one's.
+    assert calls.next_deadline() == 100 + QUEUE_GRACE
+    assert calls.expire(WAIT + QUEUE_GRACE) == []
+
+
+def test_a_lost_connection_settles_every_call_once() -> None:
+    calls: Calls[int] = Calls()
+    for number in range(5):
+        calls.add(str(number), number, expiration=WAIT, idempotent=True, now=0.0)
+    calls.receive(Accept(correlation_id='3', inbox=INBOX, ask=False, timeout=LIMIT), now=0.0, wall=0.0)
+    error = ConnectionError('lost', published=True)
+    assert calls.fail_all(error) == [Settle(number, error) for number in range(5)]
+    assert (len(calls), calls.next_deadline(), calls.fail_all(error), calls.expire(1e9)) == (0, None, [], [])
+
+
+def test_the_next_deadline_is_the_earliest_of_those_in_flight() -> None:
+    calls: Calls[str] = Calls()
+    assert calls.next_deadline() is None
+    for wait in (3.0, 1.0, 2.0):
+        calls.add(str(wait), 'waiter', expiration=wait, idempotent=False, now=0.0)
+    assert calls.next_deadline() == 1.0 + QUEUE_GRACE
+    calls.cancel('1.0')
+    assert calls.next_deadline() == 2.0 + QUEUE_GRACE
+    assert len(calls.expire(10.0)) == 2
+    assert calls.next_deadline() is None
+
+
+def test_memory_does_not_grow_with_the_calls_that_were_settled() -> None:
+    calls: Calls[None] = Calls()
+    for number in range(100_000):
+        calls.add(str(number), None, expiration=WAIT, idempotent=False, now=number / 10_000)
+        if number >= 32:
+            calls.receive(Reply(correlation_id=str(number - 32)), now=number / 10_000, wall=0.0)
+        assert len(calls._deadlines) <= 2 * 33 + 65
+    assert len(calls) == 32
+
+
+# Whatever the sequence of events
+
+
+class AnyMessage(RuleBasedStateMachine):
+    """Messages in any order, as no honest world sends them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Calls[int] = Calls()
+        self.calls.reply_to = REPLIES
+        self.now = 0.0
+        self.born = 0
+        self.idempotent: dict[str, bool] = {}
+        self.names: dict[int, str] = {}
+        self.settled: Counter[int] = Counter()
+        self.gos: Counter[int] = Counter()
+
+    ids = st.sampled_from('abc')
+
+    @rule(name=ids, idempotent=st.booleans(), wait=st.floats(0, 40))
+    def add(self, name: str, idempotent: bool, wait: float) -> None:
+        if name in self.calls:
+            with pytest.raises(DuplicateTaskId):
+                self.calls.add(name, -1, expiration=wait, idempotent=idempotent, now=self.now)
+            return
+        self.born += 1
+        self.names[self.born] = name
+        self.idempotent[name] = idempotent
+        self.calls.add(name, self.born, expiration=wait, idempotent=idempotent, now=self.now)
+
+    @rule(name=ids, ask=st.booleans(), redelivered=st.booleans(), ran=st.floats(0, 90))
+    def accept(self, name: str, ask: bool, redelivered: bool, ran: float) -> None:
+        message = Accept(correlation_id=name, inbox=INBOX, ask=ask, redelivered=redelivered, ran=ran, timeout=LIMIT)
+        call = self.current(name)
+        actions = self.calls.receive(message, now=self.now, wall=0.0)
+        gone = sum(isinstance(action, Tell) and isinstance(action.message, Go) for action in actions)
+        assert not gone or (ask and call is not None)
+        if call is not None:
+            self.gos[call] += gone
+        self.take(actions)
+
+    @rule(names=st.lists(ids | st.just('?'), max_size=4))
+    def returned(self, names: list[str]) -> None:
+        self.take(self.calls.receive(Returned(correlation_ids=tuple(names)), now=self.now, wall=0.0))
+        for name in names:
+            call = self.current(name)
+            if call is not None:
+                # It may have been the delivery that was told go.
+                self.gos[call] = max(0, self.gos[call] - 1)
+
+    @rule(name=ids, what=st.sampled_from(['reply', 'raised', 'timeout', 'dead', 'unroutable', 'cancel']))
+    def end(self, name: str, what: str) -> None:
+        actions: list[Action[int]]
+        call = self.current(name)
+        if what == 'cancel':
+            actions = self.calls.cancel(name)
+        elif what == 'unroutable':
+            actions = self.calls.unroutable(name, 'q')
+        elif what == 'reply':
+            actions = self.calls.receive(Reply(correlation_id=name), now=self.now, wall=0.0)
+        elif what == 'dead':
+            letter = DeadLetter(correlation_id=name, reason='expired', time=None, envelope=DEAD.envelope, queue='q')
+            actions = self.calls.receive(letter, now=self.now, wall=0.0)
+        else:
+            kind: FailureKind = 'raised' if what == 'raised' else 'timeout'
+            actions = self.calls.receive(Failure(correlation_id=name, kind=kind), now=self.now, wall=0.0)
+        again = sum(isinstance(action, Republish) for action in actions)
+        assert not again or (what == 'dead' and call is not None and self.idempotent[name])
+        assert again or name not in self.calls
+        self.take(actions)
+
+    @rule(seconds=st.floats(0, 50))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.take(self.calls.expire(self.now))
+        due = self.calls.next_deadline()
+        assert due is None or due > self.now
+
+    @rule()
+    def lose(self) -> None:
+        self.take(self.calls.fail_all(ConnectionError('lost', published=True)))
+        assert len(self.calls) == 0
+
+    def current(self, name: str) -> int | None:
+        return (
+            max((call for call, of in self.names.items() if of == name), default=None) if name in self.calls else None
+        )
+
+    def take(self, actions: list[Action[int]]) -> None:
+        for action in actions:
+            if isinstance(action, Settle):
+                self.settled[action.waiter] += 1
+                assert self.names[action.waiter] not in self.calls
+
+    @invariant()
+    def each_call_is_settled_at_most_once(self) -> None:
+        assert not self.settled or max(self.settled.values()) == 1
+
+    @invariant()
+    def no_call_is_told_go_more_often_than_it_may_run(self) -> None:
+        for call, gos in self.gos.items():
+            assert gos <= (MAX_RUNS if self.idempotent[self.names[call]] else 1)
+
+    @invariant()
+    def whatever_is_in_flight_has_a_deadline(self) -> None:
+        assert (self.calls.next_deadline() is None) == (len(self.calls) == 0)
+
+
+class World(RuleBasedStateMachine):
+    """One call after another in an honest world: a queue, workers that die, put back, answer late or never.
+
+    What counts here are the starts that happen in the world, not what the caller knows of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Calls[str] = Calls()
+        self.calls.reply_to = REPLIES
+        self.starts: Counter[str] = Counter()
+        self.settled: Counter[str] = Counter()
+        self.idempotent: dict[str, bool] = {}
+        #: What waits in the shared queue: id, whether the broker marks it as redelivered.
+        self.queue: list[tuple[str, bool]] = []
+        #: What workers hold: id, state, whether redelivered.
+        self.asking: dict[str, bool] = {}
+        self.ready: set[str] = set()
+        self.running: set[str] = set()
+        #: What is on its way to the caller, and to workers.
+        self.replies: list[Message] = []
+        self.inbox: list[Message] = []
+
+    @rule(idempotent=st.booleans())
+    def call(self, idempotent: bool) -> None:
+        name = str(len(self.idempotent))
+        self.idempotent[name] = idempotent
+        self.calls.add(name, name, expiration=WAIT, idempotent=idempotent, now=0.0)
+        self.queue.append((name, False))
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data(), waited_long=st.booleans())
+    def deliver(self, data: st.DataObject, waited_long: bool) -> None:
+        name, redelivered = self.queue.pop(data.draw(st.integers(0, len(self.queue) - 1)))
+        if redelivered or waited_long:
+            self.asking[name] = redelivered
+            self.replies.append(
+                Accept(correlation_id=name, inbox=INBOX, ask=True, redelivered=redelivered, timeout=LIMIT)
+            )
+        else:
+            self.ready.add(name)
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.ready)))
+        self.ready.remove(name)
+        self.running.add(name)
+        self.starts[name] += 1
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), what=st.sampled_from(['accept', 'reply']))
+    def speak(self, data: st.DataObject, what: str) -> None:
+        name = data.draw(st.sampled_from(sorted(self.running)))
+        if what == 'accept':
+            self.replies.append(Accept(correlation_id=name, inbox=INBOX, ask=False, timeout=LIMIT))
+        else:
+            self.running.remove(name)
+            self.replies.append(Reply(correlation_id=name))
+
+    @precondition(lambda self: self.running or self.ready or self.asking)
+    @rule(data=st.data(), expired=st.booleans())
+    def die(self, data: st.DataObject, expired: bool) -> None:
+        name = data.draw(st.sampled_from(sorted({*self.running, *self.ready, *self.asking})))
+        self.forget(name)
+        self.back(name, expired)
+
+    @precondition(lambda self: self.ready or self.asking)
+    @rule(data=st.data(), expired=st.booleans())
+    def put_back(self, data: st.DataObject, expired: bool) -> None:
+        name = data.draw(st.sampled_from(sorted({*self.ready, *self.asking})))
+        self.forget(name)
+        self.replies.append(Returned(correlation_ids=(name,)))
+        self.back(name, expired)
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data())
+    def expire(self, data: st.DataObject) -> None:
+        name, _ = self.queue.pop(data.draw(st.integers(0, len(self.queue) - 1)))
+        self.back(name, True)
+
+    @precondition(lambda self: self.replies)
+    @rule()
+    def hear(self) -> None:
+        for action in self.calls.receive(self.replies.pop(0), now=0.0, wall=0.0):
+            if isinstance(action, Settle):
+                self.settled[action.waiter] += 1
+            elif isinstance(action, Tell):
+                self.inbox.append(action.message)
+            else:
+                self.queue.append((action.envelope.correlation_id, False))
+
+    @precondition(lambda self: self.inbox)
+    @rule()
+    def answer(self) -> None:
+        message = self.inbox.pop(0)
+        assert isinstance(message, Go | Stop | Cancel)
+        if self.asking.pop(message.correlation_id, None) is not None and isinstance(message, Go):
+            self.ready.add(message.correlation_id)
+
+    def forget(self, name: str) -> None:
+        self.running.discard(name)
+        self.ready.discard(name)
+        self.asking.pop(name, None)
+
+    def back(self, name: str, expired: bool) -> None:
+        if expired:
+            call = Call(correlation_id=name, reply_to=REPLIES, expiration=WAIT)
+            self.replies.append(
+                DeadLetter(correlation_id=name, reason='expired', time=None, envelope=encode(call), queue='q')
+            )
+        else:
+            self.queue.append((name, True))
+
+    @invariant()
+    def each_call_is_settled_at_most_once(self) -> None:
+        assert not self.settled or max(self.settled.values()) == 1
+
+    @invariant()
+    def no_call_starts_more_often_than_it_may(self) -> None:
+        for name, starts in self.starts.items():
+            assert starts <= (2 if self.idempotent[name] else 1), name
+
+
+TestAnyMessage = AnyMessage.TestCase
+TestAnyMessage.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
