@@ -70,12 +70,13 @@ def queue_id(text: str) -> str:
 def add_broker(parser: argparse.ArgumentParser, default_url: str | None = None) -> None:
     """Add what says which queue of which broker."""
     group = parser.add_argument_group('broker')
+    fallback = (default_url or 'a private node').replace('%', '%%')  # argparse expands what follows a percent sign
     group.add_argument(
         '--amqp-url',
         metavar='URL',
         type=amqp_url,
         default=os.environ.get('CREW_AMQP_URL') or default_url,
-        help=f'the broker (default: $CREW_AMQP_URL, then {default_url or "a private node"})',
+        help=f'the broker (default: $CREW_AMQP_URL, then {fallback})',
     )
     group.add_argument(
         '--queue', metavar='NAME', type=queue_id, default='wsgi', help='id of the application (default: %(default)s)'
