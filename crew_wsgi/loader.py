@@ -12,7 +12,7 @@ from typing import Any, cast
 from crew.worker.process import CannotStart
 from crew_wsgi.gateway import Application
 
-__all__ = ['load_application']
+__all__ = ['add_app_dir', 'load_application']
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,8 @@ def load_application(name: str, app_dir: str = '.') -> Application:
 
     Raises:
         CannotStart: there is none; the text is one line that says why and what to do.
-        Exception: whatever the factory raised.
     """
-    directory = Path(app_dir).resolve()
-    if not directory.is_dir():
-        raise CannotStart(f'--app-dir {app_dir}: there is no such directory')
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
+    directory = add_app_dir(app_dir)
     module, separator, expression = name.partition(':')
     if not separator or not module or not expression:
         raise CannotStart(f'{name!r} names no application; write MODULE:ATTRIBUTE, for example myapp:app')
@@ -42,16 +37,34 @@ def load_application(name: str, app_dir: str = '.') -> Application:
     if arguments is not None:
         if not callable(application):
             raise CannotStart(f'{name}: {attribute} in module {module} is not callable, so it is no factory')
-        application = application(*arguments, **keywords)
+        try:
+            application = application(*arguments, **keywords)
+        except (Exception, SystemExit) as error:
+            log.debug('calling %s failed', expression, exc_info=error)
+            raise CannotStart(f'{name}: the factory failed: {_where(error)}') from error
     if not callable(application):
         raise CannotStart(f'{name}: {attribute} is a {type(application).__name__}, not callable: no WSGI application')
     return cast(Application, application)
 
 
+def add_app_dir(app_dir: str) -> Path:
+    """Put a directory first on ``sys.path``; return its whole path.
+
+    Raises:
+        CannotStart: there is none.
+    """
+    directory = Path(app_dir).resolve()
+    if not directory.is_dir():
+        raise CannotStart(f'--app-dir {app_dir}: there is no such directory')
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    return directory
+
+
 def _get(name: str, module: str, attribute: str, directory: Path) -> Any:
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and f'{module}.'.startswith(f'{error.name}.'):
             hint = f'looked in {os.path.relpath(directory)} (--app-dir) and on sys.path'
             raise CannotStart(f'there is no module {module!r}; {hint}') from None
@@ -90,4 +103,4 @@ def _where(error: BaseException) -> str:
     place = f' ({frames[-1].filename}:{frames[-1].lineno})' if frames else ''
     if isinstance(error, SyntaxError) and error.filename:
         place = f' ({error.filename}:{error.lineno})'
-    return f'{type(error).__name__}: {error}{place}'
+    return ' '.join(f'{type(error).__name__}: {error}{place}'.split())
