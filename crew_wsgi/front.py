@@ -244,12 +244,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sockets = netutil.bind_sockets(options.port, options.host, backlog=2048)
     except OSError as error:
         reason = error.strerror or error
-        print(f'crew-wsgi-front: cannot listen on {options.host}:{options.port}: {reason}', file=sys.stderr)
+        where = f'{options.host}:{options.port}'
+        print(f'crew-wsgi-front: cannot listen on {where}: {reason}; choose another --host or --port', file=sys.stderr)
         return 2
     try:
         return asyncio.run(serve(options, sockets))
     except BrokerRefused as error:
-        print(f'crew-wsgi-front: {error}; see --amqp-url', file=sys.stderr)
+        print(f'crew-wsgi-front: {error}', file=sys.stderr)
         return 2
 
 

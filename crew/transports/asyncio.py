@@ -168,11 +168,12 @@ class AsyncioConnection:
             channel.lost(reason)
         self.on_close(reason)
 
-    def _on_channel_closed(self, channel: 'AsyncioChannel', reason: Exception, unexpected: bool) -> None:
+    def _on_channel_closed(self, channel: 'AsyncioChannel', reason: Exception, unexpected: bool, heard: bool) -> None:
         self._channels.discard(channel)
         # A channel that the broker closed took its consumers and its acks with it: start from nothing.
         if unexpected and self._pika.is_open:
-            log.warning('the broker closed a channel, so the connection is made anew: %s', reason)
+            level = logging.DEBUG if heard else logging.WARNING  # whoever waited for the channel reports the reason
+            log.log(level, 'the broker closed a channel, so the connection is made anew: %s', reason)
             self._pika.close()
 
 
@@ -180,7 +181,7 @@ class AsyncioChannel:
     """A pika channel behind the port of ``transports.base``; made by :meth:`AsyncioConnection.open_channel`."""
 
     def __init__(
-        self, on_closed: Callable[['AsyncioChannel', Exception, bool], None], on_return: OnReturn | None
+        self, on_closed: Callable[['AsyncioChannel', Exception, bool, bool], None], on_return: OnReturn | None
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_closed = on_closed
@@ -309,30 +310,32 @@ class AsyncioChannel:
             self._pika.close()
             await closed
 
-    def lost(self, reason: Exception) -> None:
-        """Fail whoever waits on this channel: it is gone."""
+    def lost(self, reason: Exception) -> bool:
+        """Fail whoever waits on this channel, for it is gone; return whether anybody did."""
         self._error = self._error or reason
         waiting, self._waiting = self._waiting, set()
         for future in waiting:
             _fail(future, self._error)
         self._unconfirmed.clear()
+        return bool(waiting)
 
     def _closed_by(self, error: BaseException) -> None:
         reason: Exception
         if isinstance(error, ChannelClosedByBroker) and error.reply_code in REFUSALS:
-            reason = BrokerRefused(_words(error))
+            # RabbitMQ words it so when a queue or exchange is declared anew with another argument, type or durability.
+            hint = '; delete it or use another name' if 'inequivalent arg' in error.reply_text else ''
+            reason = BrokerRefused(f'{_words(error)}{hint}')
         else:
             reason = ConnectionError(f'the channel was closed: {_words(error)}')
         reason.__cause__ = error
-        if not self._closing:
-            self.lost(reason)
-        self._on_closed(self, reason, isinstance(error, ChannelClosedByBroker))
+        heard = not self._closing and self.lost(reason)
+        self._on_closed(self, reason, isinstance(error, ChannelClosedByBroker), heard)
 
     def _consumer_lost(self, _: Any) -> None:
         # The queue was deleted, or its node died. Closing the channel makes everything anew, the queue included.
         reason = ConnectionError('the broker cancelled a consumer: its queue was deleted or has moved')
-        self.lost(reason)
-        self._on_closed(self, reason, True)
+        heard = self.lost(reason)
+        self._on_closed(self, reason, True, heard)
 
     # Asking the broker
 
@@ -418,11 +421,12 @@ def _open_error(error: BaseException, url: str) -> Exception:
     where = safe_url(url)
     result: Exception
     if isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
-        result = BrokerRefused(f'the broker at {where} refused the user name or password')
+        result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
     elif isinstance(error, ProbableAccessDeniedError) or (
         isinstance(error, ConnectionClosedByBroker) and error.reply_code in REFUSALS
     ):
-        result = BrokerRefused(f'the broker at {where} has no such virtual host, or the user may not use it')
+        hint = 'make it with rabbitmqctl add_vhost and set_permissions, or put another into the URL'
+        result = BrokerRefused(f'the broker at {where} has no such virtual host, or the user may not use it: {hint}')
     else:
         result = ConnectionError(f'cannot reach the broker at {where}: {_words(error)}')
     result.__cause__ = error
