@@ -304,6 +304,8 @@ class PrivateNode:
         """
         if self.alive():
             return
+        # Of one that died by itself, its epmd is left.
+        self._end_processes()
         server, epmd = _required_server(), _find_epmd()
         try:
             self._watch()

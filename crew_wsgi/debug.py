@@ -39,8 +39,13 @@ def load_debugged(load: Callable[[], Application]) -> Application:
 
 
 def reload_on_change() -> None:
-    """End this worker process, as by ``SIGTERM``, when a file of the application changes."""
-    threading.Thread(target=_watch, name='crew-reloader', daemon=True).start()
+    """End this worker process, as by ``SIGTERM``, when a file of the application changes.
+
+    To be called before it is imported, so that no change falls between.
+    """
+    loop = _EndOnChange(interval=0.5)
+    loop.__enter__()
+    threading.Thread(target=loop.run, name='crew-reloader', daemon=True).start()
 
 
 class _EndOnChange(StatReloaderLoop):
@@ -51,11 +56,6 @@ class _EndOnChange(StatReloaderLoop):
         log.warning('%s has changed; loading it anew', filename)
         os.kill(os.getpid(), signal.SIGTERM)
         raise SystemExit
-
-
-def _watch() -> None:
-    with _EndOnChange(interval=0.5) as loop:
-        loop.run()
 
 
 def _raiser(error: Exception) -> Application:

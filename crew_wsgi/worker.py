@@ -17,7 +17,7 @@ from crew.worker.supervisor import Policy, Supervisor
 from crew_wsgi.debug import load_debugged, reload_on_change
 from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
-from crew_wsgi.loader import load_application
+from crew_wsgi.loader import add_app_dir, load_application
 from crew_wsgi.messages import CONTENT_TYPE, decode_request, encode_response
 from crew_wsgi.options import DEFAULT_URL, Parser, add_broker, add_lifeline, add_logging, add_version, count, seconds
 
@@ -158,8 +158,9 @@ def _loader(options: argparse.Namespace, slots: int) -> Callable[[], Task]:
 
     def load() -> Task:
         if options.debug:
-            application = load_debugged(load_plain)
+            add_app_dir(options.app_dir)
             reload_on_change()
+            application = load_debugged(load_plain)
         else:
             application = load_plain()
         return wsgi_task(application, multithread=slots > 1, multiprocess=options.processes > 1)
