@@ -206,7 +206,8 @@ class Consumer:
     def _report(self, run: Run, outcome: Outcome) -> None:
         """Take the end of a run, in whichever thread it ended; one wake-up serves all that end meanwhile."""
         self._reports.append((run, outcome))
-        if not self._reporting:
+        # An interrupt may have cut short the first report of this end just before the wake-up.
+        if run.interrupted or not self._reporting:
             self._reporting = True
             self._loop.call_soon_threadsafe(self._collect)
 

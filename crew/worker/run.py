@@ -9,10 +9,11 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Reply
 from crew.worker.clock import Clock, Record
 
-__all__ = ['OnFinished', 'Outcome', 'Run', 'Runner', 'Task', 'execute']
+__all__ = ['OnFinished', 'Outcome', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +88,24 @@ def execute(task: Task, run: Run) -> Outcome:
         return task(run)
     except BaseException as error:  # the task may raise anything, and the slot must live on
         if run.interrupted and isinstance(error, SystemExit):
-            return Failure(correlation_id=run.call.correlation_id, kind='timeout', message='its time was over')
+            return timed_out(run)
         log.error('%s raised', run.text, exc_info=error)
         return Failure(
             correlation_id=run.call.correlation_id,
-            kind='raised',
+            kind='refused' if isinstance(error, ProtocolError) else 'raised',
             type=type(error).__name__,
-            message=str(error),
+            message=_text(error),
             traceback=''.join(traceback.format_exception(error)),
         )
+
+
+def timed_out(run: Run) -> Failure:
+    """Return the end of a run whose time was over."""
+    return Failure(correlation_id=run.call.correlation_id, kind='timeout', message='its time was over')
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # the task's own class, and its own mistake
+        return f'no text, for str() of it raised {type(failure).__name__}'

@@ -12,8 +12,7 @@ import tempfile
 import threading
 from queue import SimpleQueue
 
-from crew.messages import Failure
-from crew.worker.run import OnFinished, Run, Task, execute
+from crew.worker.run import OnFinished, Run, Task, execute, timed_out
 
 __all__ = ['ThreadRunner', 'thread_stacks']
 
@@ -73,9 +72,10 @@ class _ResidentThread:
         self._runs.put(run)
 
     def interrupt(self, run: Run) -> None:
+        # Said first: a thread that has not taken the run up yet sees it then, and does not begin.
+        run.interrupted = True
         if self._current is run and not self._interrupted:
             self._interrupted = True
-            run.interrupted = True
             _set_async_exc(self._ident, SystemExit)
 
     @property
@@ -88,14 +88,15 @@ class _ResidentThread:
     def _live(self) -> None:
         while True:
             try:
-                self._current = self._runs.get()
-                self._on_finished(self._current, execute(self._task, self._current))
-                self._current = None
+                # A loop of its own: an interrupt may be met as it jumps back, which must not be outside of the try.
+                while True:
+                    self._current = run = self._runs.get()
+                    self._on_finished(run, timed_out(run) if run.interrupted else execute(self._task, run))
+                    self._current = None
             except BaseException:  # an interrupt that came as the run was ending: it has not been reported, perhaps
-                run, self._current = self._current, None
-                if run is not None:
-                    ended = Failure(correlation_id=run.call.correlation_id, kind='timeout', message='its time was over')
-                    self._on_finished(run, ended)
+                last, self._current = self._current, None
+                if last is not None:
+                    self._on_finished(last, timed_out(last))
 
 
 def thread_stacks() -> str:
