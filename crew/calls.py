@@ -307,4 +307,4 @@ def _worker_lost(flight: _Flight[Waiter]) -> WorkerLost:
 def _failure_error(failure: Failure) -> TaskError:
     if failure.kind == 'timeout':
         return TimeoutError(failure.message or 'the task ran past its time')
-    return RemoteError(failure.type, failure.message, failure.traceback)
+    return RemoteError(failure.type, failure.message, failure.traceback, refused=failure.kind == 'refused')

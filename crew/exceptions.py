@@ -73,13 +73,15 @@ class RemoteError(TaskError):
         type: the name of the exception's class, where it was raised.
         message: its text.
         traceback: the remote traceback, or an empty string.
+        refused: whether the worker could not make sense of the call, so that nothing was run.
     """
 
-    def __init__(self, type: str, message: str, traceback: str = '') -> None:
+    def __init__(self, type: str, message: str, traceback: str = '', *, refused: bool = False) -> None:
         super().__init__(f'{type}: {message}')
         self.type = type
         self.message = message
         self.traceback = traceback
+        self.refused = refused
 
 
 class ConnectionError(CrewError, builtins.ConnectionError):

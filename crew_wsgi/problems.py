@@ -64,7 +64,7 @@ def problem_of(error: CrewError) -> Problem:
     if isinstance(error, WorkerLost):
         return Problem(502, 'connection_terminated', 'The worker died while it ran the request.')
     if isinstance(error, RemoteError):
-        if error.type == 'ProtocolError':
+        if error.refused:
             return Problem(502, 'http_protocol_error', 'The worker did not understand the request.')
         return Problem(500, 'proxy_internal_error', 'The application failed.')
     if isinstance(error, Blocked):
