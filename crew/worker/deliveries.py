@@ -212,7 +212,8 @@ class Deliveries:
         if held.key in self._asking or held.key in self._running or any(held.key == other.key for other in self._ready):
             return [Drop(held, 'a call with the same id and the same caller is here already')]
         waited = _waited(call, wall)
-        if self._draining or not call.reply_to or not (held.redelivered or waited > FRESH):
+        # When draining too: put back without a question, a redelivery would count as never started.
+        if not call.reply_to or not (held.redelivered or waited > FRESH):
             self._ready.append(held)
             return self._fill(now)
         held.state = State.ASKING
@@ -284,7 +285,7 @@ class Deliveries:
             return self._fill(now)
         del self._running[held.key]
         actions: list[Action] = [Ack(held)]
-        if held.state is State.RUNNING:
+        if held.state is State.RUNNING and held.call.reply_to:
             actions.insert(0, Publish(held, outcome))
         return actions + self._fill(now)
 
@@ -325,7 +326,7 @@ class Deliveries:
         held.due = now + self._limits.kill_after
         message = f'the task ran past its limit of {held.timeout:g} s'
         failure = Failure(correlation_id=held.call.correlation_id, kind='timeout', message=message)
-        answer: list[Action] = [] if held.orphaned else [Publish(held, failure)]
+        answer: list[Action] = [] if held.orphaned or not held.call.reply_to else [Publish(held, failure)]
         return [*answer, Interrupt(held)]
 
     def _accept(self, held: Held, *, ask: bool, ran: float = 0.0) -> Accept:
