@@ -1,0 +1,288 @@
+"""Tasks in threads: stopped from outside when their time is over, always reported, never hit by another's interrupt."""
+
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from queue import SimpleQueue
+
+import pytest
+
+from crew.exceptions import ProtocolError
+from crew.messages import Call, Failure, Reply
+from crew.worker.clock import Clock
+from crew.worker.run import Outcome, Run, Task
+from crew.worker.threads import ThreadRunner, thread_stacks
+from tests.waiting import wait_until
+
+CLOCK = Clock(1)
+NUMBERS = count()
+LONG = 10.0
+
+
+class Bench:
+    """One resident thread, whose tasks are given run by run, and what it reports."""
+
+    def __init__(self) -> None:
+        self.reports: SimpleQueue[tuple[Run, Outcome]] = SimpleQueue()
+        self.tasks: dict[Run, Task] = {}
+        self.started: set[Run] = set()
+        self.runner = ThreadRunner(1, self.task, self.report)
+
+    def task(self, run: Run) -> Outcome:
+        self.started.add(run)
+        return self.tasks[run](run)
+
+    def report(self, run: Run, outcome: Outcome) -> None:
+        self.reports.put((run, outcome))
+
+    def start(self, task: Task) -> Run:
+        run = Run(Call(correlation_id=f'{next(NUMBERS)}'), 0, 60.0, 0.0, CLOCK)
+        self.tasks[run] = task
+        self.runner.start(run)
+        return run
+
+    def start_and_interrupt(self, task: Task) -> Run:
+        run = self.start(task)
+        wait_until(lambda: run in self.started, what='the start of the run')
+        self.runner.interrupt(run)
+        return run
+
+    def outcome(self, run: Run) -> Outcome:
+        """The first report of a run; another report of an earlier one may come before."""
+        while True:
+            reported, outcome = self.reports.get(timeout=LONG)
+            if reported is run:
+                return outcome
+
+
+@pytest.fixture(scope='module')
+def bench() -> Bench:
+    return Bench()
+
+
+@pytest.fixture
+def hasty_switches() -> Iterator[None]:
+    """Threads that take turns far more often than usual."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def reply(run: Run) -> Reply:
+    return Reply(correlation_id=run.call.correlation_id)
+
+
+def kind(outcome: Outcome) -> str:
+    return outcome.kind if isinstance(outcome, Failure) else 'reply'
+
+
+def test_a_task_that_returns_is_reported_with_its_reply(bench: Bench) -> None:
+    run = bench.start(reply)
+    assert bench.outcome(run) == reply(run)
+
+
+def test_a_busy_loop_is_stopped(bench: Bench) -> None:
+    def spin(run: Run) -> Outcome:
+        while True:
+            pass
+
+    run = bench.start_and_interrupt(spin)
+    assert kind(bench.outcome(run)) == 'timeout'
+    assert run.interrupted
+
+
+def test_a_task_can_clean_up_when_its_time_is_over(bench: Bench) -> None:
+    cleaned: list[str] = []
+
+    def tidy(run: Run) -> Outcome:
+        try:
+            while True:
+                pass
+        except SystemExit:
+            cleaned.append('caught')
+            raise
+        finally:
+            cleaned.append('finally')
+
+    assert kind(bench.outcome(bench.start_and_interrupt(tidy))) == 'timeout'
+    assert cleaned == ['caught', 'finally']
+
+
+def test_a_task_that_swallows_the_interrupt_is_reported_when_it_ends(bench: Bench) -> None:
+    swallowed, enough = threading.Event(), threading.Event()
+
+    def stubborn(run: Run) -> Outcome:
+        try:
+            while True:
+                pass
+        except SystemExit:
+            swallowed.set()
+        enough.wait(LONG)
+        return reply(run)
+
+    run = bench.start_and_interrupt(stubborn)
+    assert swallowed.wait(LONG)
+    assert bench.reports.empty()
+    enough.set()
+    assert bench.outcome(run) == reply(run)
+
+
+def test_a_run_is_interrupted_once_only(bench: Bench) -> None:
+    swallowed, enough = threading.Event(), threading.Event()
+
+    def stubborn(run: Run) -> Outcome:
+        try:
+            while True:
+                pass
+        except SystemExit:
+            swallowed.set()
+        while not enough.is_set():
+            pass
+        return reply(run)
+
+    run = bench.start_and_interrupt(stubborn)
+    assert swallowed.wait(LONG)
+    bench.runner.interrupt(run)
+    enough.set()
+    assert bench.outcome(run) == reply(run)
+
+
+def test_an_interrupt_of_a_run_that_has_ended_hits_nobody(bench: Bench) -> None:
+    first = bench.start(reply)
+    bench.outcome(first)
+    bench.runner.interrupt(first)
+    second = bench.start(lambda run: Reply(correlation_id=str(sum([1 for _ in range(10_000)]))))
+    assert kind(bench.outcome(second)) == 'reply'
+
+
+def test_a_run_whose_time_is_over_before_its_thread_takes_it_up_does_not_begin() -> None:
+    reported, let_go = threading.Event(), threading.Event()
+    began: list[Run] = []
+    reports: SimpleQueue[tuple[Run, Outcome]] = SimpleQueue()
+
+    def task(run: Run) -> Outcome:
+        began.append(run)
+        return reply(run)
+
+    def report(run: Run, outcome: Outcome) -> None:
+        reports.put((run, outcome))
+        reported.set()
+        let_go.wait(LONG)
+
+    runner = ThreadRunner(1, task, report)
+    first, second = (Run(Call(correlation_id=name), 0, 60.0, 0.0, CLOCK) for name in 'ab')
+    runner.start(first)
+    assert reported.wait(LONG)
+    runner.start(second)  # the thread is still on its way back from the first
+    runner.interrupt(second)
+    let_go.set()
+    assert [(run, kind(outcome)) for run, outcome in (reports.get(timeout=LONG) for _ in 'ab')] == [
+        (first, 'reply'),
+        (second, 'timeout'),
+    ]
+    assert began == [first]
+
+
+@pytest.mark.parametrize('error', [SystemExit, KeyboardInterrupt, GeneratorExit, ValueError, RecursionError])
+def test_whatever_a_task_raises_by_itself_is_its_failure(bench: Bench, error: type[BaseException]) -> None:
+    def fail(run: Run) -> Outcome:
+        raise error('by myself')
+
+    outcome = bench.outcome(bench.start(fail))
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.type, outcome.message) == ('raised', error.__name__, 'by myself')
+    assert 'raise error' in outcome.traceback
+
+
+def test_an_exception_without_a_text_is_a_failure_like_any_other(bench: Bench) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def fail(run: Run) -> Outcome:
+        raise Mute
+
+    outcome = bench.outcome(bench.start(fail))
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.type) == ('raised', 'Mute')
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'), [(ProtocolError, 'refused'), (type('ProtocolError', (Exception,), {}), 'raised')]
+)
+def test_only_what_crew_cannot_read_is_refused(bench: Bench, error: type[Exception], expected: str) -> None:
+    def fail(run: Run) -> Outcome:
+        raise error('?')
+
+    assert kind(bench.outcome(bench.start(fail))) == expected
+
+
+def test_a_failure_in_a_run_whose_time_is_over_is_still_the_tasks_own(bench: Bench) -> None:
+    def fail(run: Run) -> Outcome:
+        try:
+            while True:
+                pass
+        except SystemExit:
+            raise ValueError('rolled back') from None
+
+    assert kind(bench.outcome(bench.start_and_interrupt(fail))) == 'raised'
+
+
+def test_each_slot_has_a_thread_of_its_own() -> None:
+    both = threading.Barrier(2, timeout=LONG)
+    done: SimpleQueue[Outcome] = SimpleQueue()
+
+    def meet(run: Run) -> Outcome:
+        both.wait()
+        return reply(run)
+
+    runner = ThreadRunner(2, meet, lambda run, outcome: done.put(outcome))
+    for slot in range(2):
+        runner.start(Run(Call(correlation_id='1'), slot, 60.0, 0.0, CLOCK))
+    assert [kind(done.get(timeout=LONG)) for _ in range(2)] == ['reply', 'reply']
+
+
+def test_the_stacks_show_where_a_task_is(bench: Bench) -> None:
+    enough = threading.Event()
+
+    def wait_in_here(run: Run) -> Outcome:
+        enough.wait(LONG)
+        return reply(run)
+
+    run = bench.start(wait_in_here)
+    wait_until(lambda: 'wait_in_here' in bench.runner.stacks())
+    assert threading.current_thread().name and 'test_the_stacks_show_where_a_task_is' in thread_stacks()
+    enough.set()
+    assert bench.outcome(run) == reply(run)
+
+
+@pytest.mark.parametrize('catches', [False, True], ids=['let through', 'caught'])
+def test_no_interrupt_is_lost_or_leaks_into_another_run(bench: Bench, hasty_switches: None, catches: bool) -> None:
+    """Thousands of tiny runs, half of them interrupted about when they end: all are reported, the rest are unharmed."""
+    dice = random.Random(1)
+
+    def spin(turns: int) -> Callable[[Run], Outcome]:
+        def task(run: Run) -> Outcome:
+            try:
+                for _ in range(turns):
+                    pass
+            except SystemExit:
+                if not catches:
+                    raise
+            return reply(run)
+
+        return task
+
+    for _ in range(10_000):
+        hit = dice.random() < 0.5
+        run = bench.start(spin(dice.randrange(300)))
+        for _ in range(dice.randrange(400)):
+            pass
+        if hit:
+            bench.runner.interrupt(run)
+        outcome = bench.outcome(run)
+        assert kind(outcome) in (('reply', 'timeout') if hit else ('reply',))
+        del bench.tasks[run]
