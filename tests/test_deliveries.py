@@ -386,7 +386,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.forbidden: set[Held] = set()
         self.runs: list[Held] = []
         self.ended: list[Held] = []
-        self.over = False
+        self.draining = self.over = False
         self.tag = 0
 
     # Events
@@ -443,10 +443,15 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         self.to.drain()
+        self.draining = True
+
+    @precondition(lambda self: self.draining)
+    @rule()
+    def put_back(self) -> None:
         unstarted = self.to.take_unstarted()
         for held in unstarted:
             assert held not in self.runs
-            self.unacked.remove(held.delivery.tag)  # put back
+            self.unacked.remove(held.delivery.tag)
         self.asked -= set(unstarted)
         self.over = True
 
@@ -472,7 +477,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert held in self.runs
 
     def start(self, held: Held) -> None:
-        assert not self.over
+        assert not self.draining
         assert held not in self.runs and held not in self.ended
         assert held not in self.forbidden
         assert held in self.allowed or not held.redelivered
@@ -505,7 +510,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def a_slot_is_free_only_when_nothing_is_ready(self) -> None:
-        assert self.over or len(self.runs) == self.SLOTS or not self.to._ready
+        assert self.draining or len(self.runs) == self.SLOTS or not self.to._ready
 
 
 TestAnyOrder = AnyOrder.TestCase
