@@ -40,6 +40,8 @@ MAX_BODY = 8 * 1024 * 1024
 #: connection, and the client would lose the answer (RFC 9112 §9.6).
 LINGER = 5.0
 
+COUNTABLE = len(str(2**62)) - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -48,7 +50,7 @@ class Limits:
     Args:
         max_body: the longest request body.
         max_head: the longest request line and header section together.
-        max_inflight: how many requests may wait and run at once.
+        max_inflight: how many requests may be read, wait and run at once.
         queue_timeout: from receipt until a worker accepts.
         timeout: from the start of the run to the response.
         body_timeout: without a byte of the body from the client.
@@ -139,6 +141,9 @@ class Handler(httputil.HTTPMessageDelegate):
         self._headers = headers
         given = headers.get('X-Request-ID', '')
         self._request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        if headers.get('Expect', '').lower() == '100-continue':
+            # RFC 9110 §10.1.1: its value is case-insensitive, but Tornado's comparison is not.
+            headers['Expect'] = '100-continue'
         problem = self._check_head()
         if problem is not None:
             self._refuse(problem)
@@ -210,7 +215,7 @@ class Handler(httputil.HTTPMessageDelegate):
         length = self._headers.get('Content-Length', '')
         if length.isascii() and length.isdigit() and int(length[:20]) > limits.max_body:
             return self._too_large()
-        if len(self._server.client) >= limits.max_inflight:
+        if len(self._server.open) > limits.max_inflight:
             return TOO_MANY
         if not self._server.client.reply_to:
             return UNAVAILABLE
@@ -299,7 +304,10 @@ class Handler(httputil.HTTPMessageDelegate):
         self._body.clear()
         response = respond(problem, self._headers.get('Accept', ''))
         self._write(response, close=self._has_body)
-        if self._has_body and 'Expect' not in self._headers:
+        self._leave()
+        # Who waits for 100 sends nothing, and a length that Tornado cannot count would draw its own answer behind ours.
+        lingers = 'Expect' not in self._headers and len(self._headers.get('Content-Length', '')) <= COUNTABLE
+        if self._has_body and lingers:
             self._set_timer(LINGER, self._end)
         elif self._has_body:
             self._end()
@@ -326,7 +334,9 @@ class Handler(httputil.HTTPMessageDelegate):
             headers['Connection'] = 'close'
             self._closing = True
         body = b'' if self._start_line.method == 'HEAD' else response.body
-        start_line = httputil.ResponseStartLine('HTTP/1.1', response.code, response.reason)
+        # Tornado would send other characters as UTF-8; RFC 9112 §4 lets a client ignore the phrase anyway.
+        reason = response.reason if response.reason.isascii() else ''
+        start_line = httputil.ResponseStartLine('HTTP/1.1', response.code, reason)
         written = self._connection.write_headers(start_line, headers, body)
         written.add_done_callback(_ignore_closed)
         self._log_access(response.code, len(body))

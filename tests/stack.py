@@ -88,9 +88,7 @@ class Worker(Process):
 
     def await_ready(self, processes: int = 1) -> 'Worker':
         """Wait until its processes take requests."""
-        wait_until(
-            lambda: self.text.count('taking requests from') >= processes, 15, f'{processes} ready:\n{self.text}'
-        )
+        wait_until(lambda: self.text.count('taking requests from') >= processes, 15, f'{processes} ready:\n{self.text}')
         return self
 
 

@@ -25,7 +25,7 @@ class Dev(Process):
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=30) as response:  # noqa: S310 our own server
+            with urllib.request.urlopen(self.url + path, timeout=30) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

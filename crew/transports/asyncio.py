@@ -252,7 +252,14 @@ class AsyncioChannel:
 
     async def cancel(self, consumer_tag: str) -> None:
         """Stop to consume; see the port."""
-        await self._ask(lambda done: self._pika.basic_cancel(consumer_tag, callback=done))
+
+        def cancel(done: Callable[[Any], None]) -> None:
+            self._pika.basic_cancel(consumer_tag, callback=done)
+            # pika would put back by itself what arrives before the broker's answer, and nobody would have told the
+            # caller that it was not started.
+            self._pika._cancelled.discard(consumer_tag)
+
+        await self._ask(cancel)
 
     def ack(self, tag: int) -> None:
         """Acknowledge a delivery; see the port."""
