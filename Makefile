@@ -16,11 +16,11 @@ help: ## list these targets
 
 demo: .venv/installed ## a Flask application behind a front, a queue and a worker: http://localhost:8888
 	@PYTHON='$(PYTHON)' scripts/install-packages.sh rabbitmq-server
-	@exec .venv/bin/crew-wsgi-dev --app-dir examples/flask_app app:app --port 8888
+	@exec .venv/bin/crew-wsgi-dev --app-dir examples/flask_app app:app --port 8888 --processes 2 --timeout 10
 
 # Without RabbitMQ the tests that need it are skipped, except in CI; so there it must be installed.
 test: .venv/installed-for-tests lint ## lint, then all tests
-	@scripts/install-packages.sh rabbitmq-server || test -z "$$CI"
+	@scripts/install-packages.sh rabbitmq-server chromium chromium-driver || test -z "$$CI"
 	.venv/bin/python -m pytest $(ARGS)
 
 lint: .venv/installed-for-tests ## ruff, its formatter and mypy, without changing anything

@@ -29,6 +29,7 @@ setup(
             'psutil>=5.9',
             'pytest>=8',
             'ruff>=0.6',
+            'selenium>=4.20',
         ],
     },
     entry_points={

@@ -15,6 +15,9 @@ __all__ = ['Application', 'ApplicationError', 'run_application']
 
 log = logging.getLogger(__name__)
 
+#: What a response is that nobody waits for: half of one cannot be judged by the rules.
+UNHEARD = Response(status='499 Client Closed Request')
+
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
@@ -47,7 +50,8 @@ def run_application(
         application: the WSGI application.
         environ: its environ.
         max_body: the longest response body that can be carried, in bytes.
-        cancelled: asked between pieces; when true nobody waits for the rest, and none of it is asked for.
+        cancelled: asked between pieces; when true nobody waits for the rest, none of it is asked for, and a 499 stands for
+            the response.
 
     Raises:
         ApplicationError: the application broke a rule.
@@ -58,7 +62,9 @@ def run_application(
     try:
         for piece in result:
             execution.write(piece)
-            if execution.satisfied or cancelled():
+            if cancelled():
+                return UNHEARD
+            if execution.satisfied:
                 break
     finally:
         close = getattr(result, 'close', None)

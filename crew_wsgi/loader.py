@@ -91,10 +91,16 @@ def _parse(name: str, expression: str) -> tuple[str, list[Any] | None, dict[str,
         raise wrong
     try:
         arguments = [ast.literal_eval(argument) for argument in node.args]
-        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
-    except ValueError:
+        keywords = {_keyword(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except (ValueError, TypeError):
         raise CannotStart(f'{name!r}: only literals may be given to a factory') from None
     return ast.unparse(node.func), arguments, keywords
+
+
+def _keyword(name: str | None) -> str:
+    if name is None:
+        raise ValueError('** is no literal')
+    return name
 
 
 def _where(error: BaseException) -> str:

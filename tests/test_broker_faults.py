@@ -1,4 +1,4 @@
-"""The broker goes away, comes back, takes no messages, or loses a queue: everybody is answered at once, and it heals."""
+"""The broker goes away, comes back, takes no messages, or loses a queue: all are answered, and it heals."""
 
 from pathlib import Path
 

@@ -5,6 +5,8 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,10 @@ from tests.waiting import wait_until
 
 def await_run(stack: Stack, path: str, count: int = 1) -> None:
     wait_until(lambda: sum(f' {path} ' in run for run in stack.runs) >= count, 15, f'{path} to run {count} times')
+
+
+def has_run(stack: Stack, process: int) -> bool:
+    return any(run.endswith(f' {process}') for run in stack.runs)
 
 
 def test_a_worker_told_to_end_finishes_what_it_runs_and_exits_0(stack: Stack) -> None:
@@ -107,7 +113,7 @@ def test_ending_one_worker_of_four_under_load_fails_no_request(stack: Stack) -> 
     with ThreadPoolExecutor(8) as pool:
         statuses = [pool.submit(load, method) for method in ('GET', 'POST') * 4]
         for worker in (workers[0], workers[3]):
-            wait_until(lambda pid=worker.children()[0]: any(run.endswith(str(pid)) for run in stack.runs), 10, 'a run')
+            wait_until(partial(has_run, stack, worker.children()[0]), 10, 'a run')
             assert worker.terminate() == 0
         assert [status.result() for status in statuses] == [{200}] * 8
 
@@ -146,4 +152,4 @@ def test_nothing_is_left_when_a_worker_has_ended(stack: Stack) -> None:
     worker = stack.worker('faults:app', '--processes', '3').await_ready(3)
     processes = children_of(worker.pid)
     assert worker.terminate() == 0
-    assert not [process for process in processes if os.path.exists(f'/proc/{process}')]
+    assert not [process for process in processes if Path(f'/proc/{process}').exists()]

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 from tests.stack import Stack, Worker
 from tests.waiting import wait_until
@@ -63,11 +66,9 @@ def test_a_worker_ends_with_its_supervisor(stack: Stack) -> None:
     worker = stack.worker('faults:app').await_ready()
     child = worker.children()[0]
     os.kill(worker.pid, signal.SIGKILL)
-    wait_until(lambda: not os.path.exists(f'/proc/{child}'), 15, 'the worker process to end')
+    wait_until(lambda: not Path(f'/proc/{child}').exists(), 15, 'the worker process to end')
 
 
-def _seconds_passed(seconds: float):  # type: ignore[no-untyped-def]
-    import time
-
+def _seconds_passed(seconds: float) -> Callable[[], bool]:
     end = time.monotonic() + seconds
     return lambda: time.monotonic() > end

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -21,7 +22,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
 def note(path: str, method: str) -> None:
     """Write a line that survives the process."""
     if 'RUNS' in os.environ:
-        with open(os.environ['RUNS'], 'a') as runs:
+        with Path(os.environ['RUNS']).open('a') as runs:
             runs.write(f'{method} {path} {os.getpid()}\n')
 
 
