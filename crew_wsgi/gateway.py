@@ -50,8 +50,8 @@ def run_application(
         application: the WSGI application.
         environ: its environ.
         max_body: the longest response body that can be carried, in bytes.
-        cancelled: asked between pieces; when true nobody waits for the rest, none of it is asked for, and a 499 stands for
-            the response.
+        cancelled: asked between pieces; when true nobody waits for the rest: none of it is asked for, and what is
+            returned is a 499.
 
     Raises:
         ApplicationError: the application broke a rule.
