@@ -30,6 +30,7 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'SERVER_NAME': request.server[0],
         'SERVER_PORT': str(request.server[1]),
         'SERVER_PROTOCOL': request.version,
+        'SERVER_SOFTWARE': 'crew',
         'REMOTE_ADDR': request.client[0],
         'REMOTE_PORT': str(request.client[1]),
         'wsgi.version': (1, 0),

@@ -401,9 +401,9 @@ def _envelope(properties: BasicProperties, body: bytes) -> Envelope:
 
 
 def _string(value: str | bytes | None) -> str:
-    # pika gives bytes where a short string is not UTF-8.
+    # pika gives bytes where a short string is not UTF-8. One byte stays one: a longer string could not be sent back.
     if isinstance(value, bytes):
-        return value.decode('utf-8', 'replace')
+        return value.decode('ascii', 'replace').replace('\ufffd', '?')
     return value or ''
 
 
