@@ -90,38 +90,59 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
         BrokerRefused: wrong credentials, or no such virtual host.
         ConnectionError: the broker cannot be reached, or does not answer in time.
     """
-    connection = AsyncioConnection(url, name)
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[PikaConnection] = loop.create_future()
+    services = AsyncioServices(loop)
+
+    def on_done(result: Any) -> None:
+        if isinstance(result, BaseException):
+            _fail(opened, _open_error(result, url))
+        else:
+            _settle(opened, result)
+
+    workflow = _Dialled.start(parameters(url, name), services, on_done)
     try:
-        await asyncio.wait_for(connection.opened, timeout)
-    except asyncio.TimeoutError:
-        connection.abandon()
-        raise ConnectionError(f'no answer from the broker at {safe_url(url)} within {timeout:g} s') from None
-    except BaseException:
-        connection.abandon()
-        raise
-    return connection
+        await asyncio.wait({opened}, timeout=timeout)
+    finally:
+        given_up = not opened.done()
+        if given_up:
+            # pika's own abort fails once it has a stream; without one it is the only way. Either comes to its end, and
+            # closes the socket, within the next turns of the loop.
+            services.abort() if services.connected else workflow.abort()
+            await asyncio.wait({opened}, timeout=1.0)
+            opened.cancelled() or opened.cancel() or opened.exception()
+    if given_up:
+        raise ConnectionError(f'no answer from the broker at {safe_url(url)} within {timeout:g} s')
+    return AsyncioConnection(opened.result(), services, url)
+
+
+class _Dialled(PikaConnection):  # type: ignore[misc]
+    """pika's connection on our streams; made by pika's own steps of connecting, which can be aborted."""
+
+    @classmethod
+    def start(cls, to: pika.URLParameters, services: AsyncioServices, on_done: Callable[[Any], None]) -> Any:
+        """Begin to connect; ``on_done`` gets the open connection or an exception. Return what can be aborted."""
+
+        def make(to: pika.URLParameters) -> '_Dialled':
+            return cls(to, custom_ioloop=services, internal_connection_workflow=False)
+
+        return cls._start_connection_workflow([to], make, services, None, on_done)
 
 
 class AsyncioConnection:
     """A pika connection behind the port of ``transports.base``; made by :func:`dial`."""
 
-    def __init__(self, url: str, name: str) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, connection: PikaConnection, services: AsyncioServices, url: str) -> None:
         self.on_close: Callable[[Exception], None] = lambda reason: None
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
-        self.opened: asyncio.Future[None] = loop.create_future()
         self._closed = asyncio.Event()
         self._url = url
         self._channels: set[AsyncioChannel] = set()
-        self._pika = PikaConnection(
-            parameters(url, name),
-            on_open_callback=self._opened,
-            on_open_error_callback=lambda _, error: self._failed(error),
-            on_close_callback=lambda _, error: self._lost(error),
-            custom_ioloop=AsyncioServices(loop),
-        )
-        self._pika.add_on_connection_blocked_callback(lambda *_: self.on_blocked(True))
-        self._pika.add_on_connection_unblocked_callback(lambda *_: self.on_blocked(False))
+        self._pika = connection
+        self._services = services
+        connection.add_on_close_callback(lambda _, error: self._lost(error))
+        connection.add_on_connection_blocked_callback(lambda *_: self.on_blocked(True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self.on_blocked(False))
 
     async def open_channel(
         self, *, prefetch: int = 0, confirm: bool = False, on_return: OnReturn | None = None
@@ -141,23 +162,10 @@ class AsyncioConnection:
         try:
             await asyncio.wait_for(self._closed.wait(), 5)
         except asyncio.TimeoutError:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Give the connection up without waiting for anybody."""
-        if not (self._pika.is_closed or self._pika.is_closing):
-            self._pika.close()
+            # A broker that does not answer, not even this.
+            self._services.abort()
 
     # From pika
-
-    def _opened(self, _: PikaConnection) -> None:
-        if not self.opened.done():
-            self.opened.set_result(None)
-
-    def _failed(self, error: BaseException) -> None:
-        self._closed.set()
-        if not self.opened.done():
-            self.opened.set_exception(_open_error(error, self._url))
 
     def _lost(self, error: BaseException) -> None:
         self._closed.set()
@@ -426,6 +434,7 @@ def _fail(future: 'asyncio.Future[Any]', error: Exception) -> None:
 
 def _open_error(error: BaseException, url: str) -> Exception:
     where = safe_url(url)
+    error = _innermost(error)
     result: Exception
     if isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
         result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
@@ -440,14 +449,18 @@ def _open_error(error: BaseException, url: str) -> Exception:
     return result
 
 
+def _innermost(error: BaseException) -> BaseException:
+    """Return what pika wrapped in its own exceptions."""
+    wrapped = [*getattr(error, 'args', ()), getattr(error, 'exception', None), *getattr(error, 'exceptions', ())]
+    inner = next((each for each in reversed(wrapped) if isinstance(each, BaseException)), None)
+    return error if inner is None else _innermost(inner)
+
+
 def _words(error: BaseException) -> str:
-    """Say in one line what pika says in a chain of wrapped exceptions."""
+    """Say in one line what happened."""
+    error = _innermost(error)
     if isinstance(error, (ChannelClosedByBroker, ConnectionClosedByBroker)):
         return f'{error.reply_code} {error.reply_text}'
-    inner = next((arg for arg in getattr(error, 'args', ()) if isinstance(arg, BaseException)), None)
-    if inner is not None:
-        return _words(inner)
-    exception = getattr(error, 'exception', None)
-    if isinstance(exception, BaseException):
-        return _words(exception)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__

@@ -21,6 +21,17 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._made: _Stream | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a stream."""
+        return self._made is not None
+
+    def abort(self) -> None:
+        """Cut the stream, whatever its other end does."""
+        if self._made is not None:
+            self._made.cut(ConnectionAbortedError('we gave it up'))
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
         """Return the loop."""
@@ -87,7 +98,7 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         ssl_context: ssl.SSLContext | None,
         server_hostname: str | None,
     ) -> tuple['_Stream', Any]:
-        stream = _Stream(self._loop, protocol_factory())
+        stream = self._made = _Stream(self._loop, protocol_factory())
         name = server_hostname if ssl_context else None
         await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
         return stream, stream.get_protocol()
@@ -134,8 +145,12 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
             self._protocol.data_received(data)
         except Exception as error:
             # Bytes that are not AMQP: what follows cannot be understood either.
-            self._error = error
-            self.abort()
+            self.cut(error)
+
+    def cut(self, reason: Exception) -> None:
+        """End the stream for a reason that pika does not know of."""
+        self._error = reason
+        self.abort()
 
     def eof_received(self) -> bool:
         return bool(self._protocol.eof_received())
