@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from crew.private_node import PrivateNode, find_server
+from tests.stack import Stack
 
 
 def _started_node() -> Iterator[PrivateNode]:
@@ -38,3 +40,11 @@ def amqp_url(broker: PrivateNode) -> str:
 def queue() -> str:
     """A queue id that no other test uses."""
     return f't-{uuid4().hex[:12]}'
+
+
+@pytest.fixture
+def stack(amqp_url: str, queue: str, tmp_path: Path) -> Iterator[Stack]:
+    """Fronts and workers on a queue of this test's own."""
+    stack = Stack(amqp_url, queue, tmp_path)
+    yield stack
+    stack.close()

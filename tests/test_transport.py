@@ -211,7 +211,7 @@ def test_garbage_instead_of_amqp_is_a_connection_error() -> None:
         thread = Thread(target=answer)
         thread.start()
         with pytest.raises(ConnectionError):
-            asyncio.run(dial(f'amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/%2F', timeout=5))
+            asyncio.run(dial(f'amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/%2F', timeout=1))
         thread.join(10)
 
 
