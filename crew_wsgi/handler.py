@@ -168,6 +168,10 @@ class Handler(httputil.HTTPMessageDelegate):
         if self._refused:
             self._end()
             return
+        if self._connection.stream.closed():
+            # What came before a reset is read to its end, but nobody is there any more.
+            self.on_connection_close()
+            return
         # From here on Tornado tells of a client that hangs up by this callback alone.
         self._connection.set_close_callback(self.on_connection_close)
         try:

@@ -4,6 +4,9 @@ import hashlib
 import json
 import os
 import re
+import signal
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -325,6 +328,17 @@ def test_a_client_that_hangs_up_midway_disturbs_nobody(front: Front) -> None:
             wire.send(request)
     front.await_log('"POST / HTTP/1.1" 499')
     assert_serves(front)
+
+
+def test_a_request_whose_client_has_gone_before_it_is_read_is_not_run(front: Front) -> None:
+    front.signal(signal.SIGSTOP)
+    with socket.create_connection(('127.0.0.1', front.port)) as client:
+        client.sendall(b'POST /gone HTTP/1.1\r\n' + HOST + b'Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello')
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))  # close() is a reset then
+    front.signal(signal.SIGCONT)
+    front.await_log('"POST /gone HTTP/1.1" 499')
+    assert_serves(front)
+    assert 'Traceback' not in front.text
 
 
 # Headers on their way
