@@ -291,8 +291,7 @@ class Handler(httputil.HTTPMessageDelegate):
             self._answer_problem(problem_of(outcome))
             return
         try:
-            response = decode_response(outcome.body)
-            _check_framing(response, self._start_line.method)
+            response = _reframed(decode_response(outcome.body), self._start_line.method)
         except ProtocolError as error:
             self._note = f' (malformed reply: {error})'
             self._answer_problem(Problem(502, 'http_protocol_error', 'The reply of the worker is malformed.'))
@@ -389,19 +388,30 @@ class Handler(httputil.HTTPMessageDelegate):
         )
 
 
-def _check_framing(response: Response, method: str) -> None:
-    """Refuse a reply whose length is not what it says: the client could not tell where it ends.
+def _reframed(response: Response, method: str) -> Response:
+    """Return a reply as it leaves here: its end-to-end fields, and a length that is true on our connection.
+
+    Our own worker sends it so already; of another's, ``Transfer-Encoding`` would lie, and so might its length.
 
     Raises:
-        ProtocolError: the Content-Length is wrong.
+        ProtocolError: the Content-Length is wrong, so who knows what is missing.
     """
-    lengths = [value for name, value in response.headers if name.lower() == 'content-length']
-    if method == 'HEAD' or response.code in (204, 304):
+    headers = end_to_end(response.headers)
+    lengths = [value for name, value in headers if name.lower() == 'content-length']
+    bodiless = method == 'HEAD' or response.code in (204, 304)
+    if bodiless:
+        # RFC 9110 §8.6: what GET would have brought.
         good = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
     else:
         good = lengths in ([], [str(len(response.body))])
     if not good:
         raise ProtocolError(f'a body of {len(response.body)} bytes came with Content-Length {lengths}')
+    if response.code == 204:
+        # The same section: it must not have one at all.
+        headers = [(name, value) for name, value in headers if name.lower() != 'content-length']
+    elif not bodiless and not lengths:
+        headers.append(('Content-Length', str(len(response.body))))
+    return Response(status=response.status, headers=headers, body=b'' if bodiless else response.body)
 
 
 def _ignore_closed(future: 'asyncio.Future[None]') -> None:

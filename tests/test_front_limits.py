@@ -7,13 +7,16 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 
 from crew.private_node import PrivateNode
+from crew_wsgi.messages import CONTENT_TYPE, Response, encode_response
 from tests.stack import Answer, Front, Stack, Worker
 from tests.waiting import wait_until
 from tests.wire import RawAnswer, Wire
@@ -409,3 +412,49 @@ def test_json_log_lines_are_json(strict_front: Front) -> None:
     assert (line['level'], line['logger'], line['client']) == ('INFO', 'crew_wsgi.access', '127.0.0.1')
     assert (line['method'], line['target'], line['status']) == ('GET', '/caf%C3%A9?"quoted"', 200)
     assert line['bytes'] > 0 and 0 < line['seconds'] < 60
+
+
+# Replies of a worker of another make
+
+
+@pytest.fixture
+def foreign_worker(amqp_url: str, queue: str, tmp_path: Path) -> Iterator[Callable[[bytes, Response], RawAnswer]]:
+    """Make one request to a front whose worker speaks the protocol, but sends whatever the test says."""
+    stack = Stack(amqp_url, queue, tmp_path)
+    front = stack.front().await_ready()
+
+    def exchange_by_foreigner(request: bytes, response: Response) -> RawAnswer:
+        with closing(pika.BlockingConnection(pika.URLParameters(amqp_url))) as broker, Wire(front.port) as wire:
+            wire.send(request)
+            channel = broker.channel()
+            _, properties, _ = next(channel.consume(f'crew.tasks.{queue}', auto_ack=True))
+            reply = pika.BasicProperties(
+                type='reply', correlation_id=properties.correlation_id, headers={'crew-v': 1}, content_type=CONTENT_TYPE
+            )
+            channel.basic_publish('', properties.reply_to, encode_response(response), reply)
+            return wire.answer(request.split()[0].decode())
+
+    yield exchange_by_foreigner
+    stack.close()
+
+
+@pytest.mark.parametrize('version', [b'1.1', b'1.0'])
+def test_hop_by_hop_headers_of_a_worker_are_not_passed(foreign_worker: Any, version: bytes) -> None:
+    headers = [('Transfer-Encoding', 'chunked'), ('Connection', 'keep-alive, X-Named'), ('X-Named', '1'), ('X', 'kept')]
+    request = b'GET / HTTP/' + version + b'\r\n' + HOST + b'\r\n'
+    answer = foreign_worker(request, Response(status='200 OK', headers=headers, body=b'hello'))
+    assert (answer.status, answer['X'], answer['Content-Length'], answer.body) == (200, 'kept', '5', b'hello')
+    assert not [name for name in ('Transfer-Encoding', 'Connection', 'X-Named') if answer[name] is not None]
+
+
+@pytest.mark.parametrize('status', ['204 No Content', '304 Not Modified'])
+def test_a_body_that_must_not_be_is_not_sent(foreign_worker: Any, status: str) -> None:
+    response = Response(status=status, headers=[('Content-Length', '5')], body=b'hello')
+    answer = foreign_worker(b'GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n', response)
+    assert answer.status == int(status[:3])
+    assert answer['Content-Length'] == (None if answer.status == 204 else '5')
+
+
+def test_a_reply_with_a_wrong_length_is_502(foreign_worker: Any) -> None:
+    response = Response(status='200 OK', headers=[('Content-Length', '6')], body=b'hello')
+    assert_refused(foreign_worker(b'GET / HTTP/1.1\r\n' + HOST + b'\r\n', response), 502, 'http_protocol_error')
