@@ -80,12 +80,13 @@ class Front(httputil.HTTPServerConnectionDelegate):
         for server_conn, handler in list(self._handlers.items()):
             if not handler.started:
                 server_conn.stream.close()  # type: ignore[attr-defined]
-        done, _ = await asyncio.wait({draining}, timeout=graceful_timeout)
-        if not done:
-            log.error('%d requests are abandoned: they did not end in time', len(self._server.open))
+        await asyncio.wait({draining}, timeout=graceful_timeout)
+        abandoned = len(self._server.open)
+        if abandoned:
+            log.error('%d requests are abandoned: they did not end in time', abandoned)
         await self._http.close_all_connections()
         await self._client.close()
-        return bool(done)
+        return not abandoned
 
 
 async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 from uuid import uuid4
 
 from tornado import httputil
-from tornado.iostream import StreamClosedError
 
 from crew.exceptions import ConnectionError, CrewError, ProtocolError
 from crew.master.client import Client
@@ -78,6 +77,7 @@ class Server:
         self.queue = queue
         self.limits = limits
         self.open: set[Handler] = set()
+        self.refused: set[Handler] = set()
         self.draining = False
         self._drained: asyncio.Future[None] | None = None
 
@@ -85,18 +85,28 @@ class Server:
         """Count a request that begins."""
         self.open.add(handler)
 
-    def leave(self, handler: 'Handler') -> None:
-        """Count a request that has ended."""
+    def refuse(self, handler: 'Handler') -> None:
+        """Count a request as no longer in flight, though its client may still send, or read the answer."""
         self.open.discard(handler)
-        if not self.open and self._drained is not None and not self._drained.done():
+        self.refused.add(handler)
+
+    def leave(self, handler: 'Handler') -> None:
+        """Count a request as over: all of the response has been sent, or the client is gone."""
+        self.open.discard(handler)
+        self.refused.discard(handler)
+        if not self._busy and self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
     async def drain(self) -> None:
-        """Return when no request is open any more."""
+        """Return when no request is open any more, and who was refused has the answer."""
         self.draining = True
-        if self.open:
+        if self._busy:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self.open or self.refused)
 
 
 class Handler(httputil.HTTPMessageDelegate):
@@ -305,9 +315,9 @@ class Handler(httputil.HTTPMessageDelegate):
         self._refused = True
         self._stop_timer()
         self._body.clear()
+        self._server.refuse(self)
         response = respond(problem, self._headers.get('Accept', ''))
         self._write(response, close=self._has_body)
-        self._leave()
         # Who waits for 100 sends nothing, and a length that Tornado cannot count would draw its own answer behind ours.
         lingers = 'Expect' not in self._headers and len(self._headers.get('Content-Length', '')) <= COUNTABLE
         if self._has_body and lingers:
@@ -340,21 +350,26 @@ class Handler(httputil.HTTPMessageDelegate):
         # Tornado would send other characters as UTF-8; RFC 9112 §4 lets a client ignore the phrase anyway.
         reason = response.reason if response.reason.isascii() else ''
         start_line = httputil.ResponseStartLine('HTTP/1.1', response.code, reason)
-        written = self._connection.write_headers(start_line, headers, body)
-        written.add_done_callback(_ignore_closed)
+        self._connection.write_headers(start_line, headers, body)
         self._log_access(response.code, len(body))
 
     def _end(self) -> None:
+        """Tell Tornado that this was all, and see it leave."""
         self._stop_timer()
-        if self._connection.stream is not None and not self._connection.stream.closed():
-            self._connection.finish()
-            if self._closing:
-                self._close_when_sent()
-        self._leave()
-
-    def _close_when_sent(self) -> None:
         stream = self._connection.stream
-        stream.write(b'').add_done_callback(lambda _: stream.close())
+        if not stream.closed():
+            self._connection.finish()
+        if not stream.closed() and stream.writing():
+            # Until the last byte is the kernel's, closing the connection would cut the response.
+            stream.write(b'').add_done_callback(lambda _: self._sent())
+        else:
+            self._sent()
+
+    def _sent(self) -> None:
+        if self._closing:
+            # Where the client asked for that, Tornado has done it.
+            self._connection.stream.close()
+        self._leave()
 
     def _leave(self) -> None:
         self._server.leave(self)
@@ -412,9 +427,3 @@ def _reframed(response: Response, method: str) -> Response:
     elif not bodiless and not lengths:
         headers.append(('Content-Length', str(len(response.body))))
     return Response(status=response.status, headers=headers, body=b'' if bodiless else response.body)
-
-
-def _ignore_closed(future: 'asyncio.Future[None]') -> None:
-    """Retrieve the exception of a write to a client that hung up."""
-    if not future.cancelled() and not isinstance(future.exception(), (StreamClosedError, type(None))):
-        log.warning('writing to the client failed: %s', future.exception())

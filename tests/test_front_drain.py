@@ -1,0 +1,115 @@
+"""When a request is over: once its response has left, or its client is gone. Told to end, the front waits for that."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.stack import Front, Stack
+from tests.waiting import wait_until
+from tests.wire import Wire
+
+HOST = b'Host: crew.test\r\n'
+
+#: More than the buffers of two kernels hold.
+SIZE = 8 * 1024 * 1024
+
+
+@contextmanager
+def slow_reader(front: Front, headers: bytes = b'') -> Iterator[socket.socket]:
+    """A client that has asked for a long response and not begun to read it, though all of it was handed out."""
+    with socket.socket() as client:
+        client.settimeout(30)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        client.connect(('127.0.0.1', front.port))
+        request = b'GET /long?%d HTTP/1.1\r\nX-App: sized\r\n' % SIZE
+        client.sendall(request + HOST + headers + b'\r\n')
+        front.await_log(f'"GET /long.{SIZE} HTTP/1.1" 200')
+        yield client
+
+
+def read_all(client: socket.socket) -> bytes:
+    pieces = []
+    while piece := client.recv(1024 * 1024):
+        pieces.append(piece)
+    return b''.join(pieces)
+
+
+def listens(front: Front) -> bool:
+    try:
+        socket.create_connection(('127.0.0.1', front.port), 10).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def tell_to_end(front: Front) -> None:
+    """Send SIGTERM, and wait until nobody can connect any more."""
+    front.signal(signal.SIGTERM)
+    wait_until(lambda: not listens(front), 15, 'the port to be closed')
+
+
+@pytest.mark.parametrize('headers', [b'', b'Connection: close\r\n'])
+def test_a_response_that_is_being_sent_is_sent_to_its_end(stack: Stack, headers: bytes) -> None:
+    front = stack.front().await_ready()
+    stack.worker('pep3333:app').await_ready()
+    with slow_reader(front, headers) as client:
+        tell_to_end(front)
+        head, _, body = read_all(client).partition(b'\r\n\r\n')
+    assert head.startswith(b'HTTP/1.1 200 ') and body == b'x' * SIZE
+    assert front.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    'request_line', [b'GET /sleep?for=1 HTTP/1.1\r\nConnection: close\r\n', b'GET /sleep?for=1 HTTP/1.0\r\n']
+)
+def test_a_client_that_wanted_the_connection_closed_is_not_waited_for(stack: Stack, request_line: bytes) -> None:
+    front = stack.front().await_ready()
+    stack.worker('faults:app').await_ready()
+    with Wire(front.port) as wire:
+        wire.send(request_line + HOST + b'\r\n')
+        wait_until(lambda: stack.runs, 15, 'the run')
+        front.signal(signal.SIGTERM)
+        assert wire.answer().status == 200
+        assert wire.ended()
+        assert front.wait(15) == 0
+
+
+def test_who_was_refused_may_read_the_answer_though_it_is_still_sending(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    with Wire(front.port) as wire:
+        wire.send(b'POST / HTTP/1.1\r\n' + HOST + b'Content-Length: 20000000\r\n\r\n')
+        front.await_log('"POST / HTTP/1.1" 413')
+        tell_to_end(front)
+        for _ in range(20):
+            wire.send(bytes(1_000_000))
+        assert wire.answer().status == 413
+        assert wire.ended()
+    assert front.wait(20) == 0
+
+
+def test_who_was_refused_counts_as_in_flight_no_more(stack: Stack) -> None:
+    front = stack.front('--max-inflight', '1').await_ready()
+    stack.worker('faults:app').await_ready()
+    with Wire(front.port) as wire:
+        wire.send(b'POST / HTTP/1.1\r\n' + HOST + b'Content-Length: 20000000\r\n\r\n')
+        assert wire.answer().status == 413
+        assert front.get('/').status == 200
+
+
+def test_a_client_that_hangs_up_is_not_waited_for(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    stack.worker('pep3333:app').await_ready()
+    with slow_reader(front):
+        tell_to_end(front)
+    assert front.wait(20) == 0
+
+
+def test_a_client_that_never_reads_is_abandoned_in_the_end(stack: Stack) -> None:
+    front = stack.front('--graceful-timeout', '1').await_ready()
+    stack.worker('pep3333:app').await_ready()
+    with slow_reader(front):
+        assert front.terminate() == 1
+    assert '1 requests are abandoned' in front.text
