@@ -195,7 +195,8 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         type=seconds,
         metavar='S',
         default=defaults.body_timeout,
-        help='without a byte of the request body, else 408 (default: %(default)g)',
+        help='without a byte of the request body, else 408, or of the response, which is then cut '
+        '(default: %(default)g)',
     )
     group.add_argument(
         '--graceful-timeout',
@@ -209,7 +210,7 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         type=count,
         metavar='N',
         default=defaults.max_inflight,
-        help='requests waiting and running at once, else 503 (default: %(default)d)',
+        help='requests that wait, run or are being answered at once, else 503 (default: %(default)d)',
     )
     group.add_argument(
         '--max-body',

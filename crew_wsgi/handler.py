@@ -39,6 +39,9 @@ MAX_BODY = 8 * 1024 * 1024
 #: connection, and the client would lose the answer (RFC 9112 §9.6).
 LINGER = 5.0
 
+#: How much of a response is handed on at once; each piece that leaves shows that the client still reads.
+PIECE = 64 * 1024
+
 COUNTABLE = len(str(2**62)) - 1
 
 
@@ -49,10 +52,10 @@ class Limits:
     Args:
         max_body: the longest request body.
         max_head: the longest request line and header section together.
-        max_inflight: how many requests may be read, wait and run at once.
+        max_inflight: how many requests may be read, wait, run and be answered at once.
         queue_timeout: from receipt until a worker accepts.
         timeout: from the start of the run to the response.
-        body_timeout: without a byte of the body from the client.
+        body_timeout: without a byte of the body from the client, or without one of the response to it.
     """
 
     max_body: int = MAX_BODY
@@ -126,6 +129,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._request_id = ''
         self._body: list[bytes] = []
         self._size = 0
+        self._rest = memoryview(b'')
         self._timer: asyncio.TimerHandle | None = None
         self._call_id: str | None = None
         self._answered = False
@@ -330,7 +334,7 @@ class Handler(httputil.HTTPMessageDelegate):
 
     def _answer(self, response: Response) -> None:
         self._write(response, close=self._server.draining)
-        self._end()
+        self._write_rest()
 
     def _write(self, response: Response, *, close: bool) -> None:
         self._answered = True
@@ -350,8 +354,19 @@ class Handler(httputil.HTTPMessageDelegate):
         # Tornado would send other characters as UTF-8; RFC 9112 §4 lets a client ignore the phrase anyway.
         reason = response.reason if response.reason.isascii() else ''
         start_line = httputil.ResponseStartLine('HTTP/1.1', response.code, reason)
-        self._connection.write_headers(start_line, headers, body)
+        self._connection.write_headers(start_line, headers, body[:PIECE])
+        self._rest = memoryview(body)[PIECE:]
         self._log_access(response.code, len(body))
+
+    def _write_rest(self) -> None:
+        stream = self._connection.stream
+        while self._rest and not stream.closed():
+            if stream.writing():
+                self._await_client(self._write_rest)
+                return
+            self._connection.write(self._rest[:PIECE])
+            self._rest = self._rest[PIECE:]
+        self._end()
 
     def _end(self) -> None:
         """Tell Tornado that this was all, and see it leave."""
@@ -361,11 +376,26 @@ class Handler(httputil.HTTPMessageDelegate):
             self._connection.finish()
         if not stream.closed() and stream.writing():
             # Until the last byte is the kernel's, closing the connection would cut the response.
-            stream.write(b'').add_done_callback(lambda _: self._sent())
+            self._await_client(self._sent)
         else:
             self._sent()
 
+    def _await_client(self, then: Callable[[], None]) -> None:
+        """Go on when all that was written has left, or the connection is closed, as that of a client that stalls is."""
+        self._set_timer(self._server.limits.body_timeout, self._client_stalls)
+        self._connection.stream.write(b'').add_done_callback(lambda _: then())
+
+    def _client_stalls(self) -> None:
+        log.info(
+            'closing the connection of %s: it took none of its response for %g s (request %s)',
+            self._connection.context.remote_ip,
+            self._server.limits.body_timeout,
+            self._request_id,
+        )
+        self._connection.stream.close()
+
     def _sent(self) -> None:
+        self._stop_timer()
         if self._closing:
             # Where the client asked for that, Tornado has done it.
             self._connection.stream.close()

@@ -1,7 +1,8 @@
-"""When a request is over: once its response has left, or its client is gone. Told to end, the front waits for that."""
+"""When a request is over: once its response has left, or its client is gone or stalls. The front waits for that."""
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -113,3 +114,30 @@ def test_a_client_that_never_reads_is_abandoned_in_the_end(stack: Stack) -> None
     with slow_reader(front):
         assert front.terminate() == 1
     assert '1 requests are abandoned' in front.text
+
+
+# Clients that do not read
+
+
+def test_a_client_that_does_not_read_counts_as_in_flight_and_is_cut_off(stack: Stack) -> None:
+    front = stack.front('--max-inflight', '1', '--body-timeout', '3').await_ready()
+    stack.worker('pep3333:app').await_ready()
+    with slow_reader(front) as client:
+        assert front.get('/').status == 503
+        front.await_log('closing the connection of 127.0.0.1: it took none of its response for 3 s')
+        assert front.get('/').status == 200
+        assert len(read_all(client)) < SIZE
+    assert 'Traceback' not in front.text
+
+
+def test_a_client_that_reads_slowly_gets_all_of_it(stack: Stack) -> None:
+    front = stack.front('--body-timeout', '2').await_ready()
+    stack.worker('pep3333:app').await_ready()
+    with slow_reader(front) as client:
+        begun, size = time.monotonic(), 0
+        while piece := client.recv(256 * 1024, socket.MSG_WAITALL):
+            size += len(piece)
+            wait_until(lambda: time.monotonic() > begun + 6 * size / SIZE)  # noqa: B023 it is called at once
+            if size > SIZE:
+                break
+    assert size > SIZE and 'closing the connection' not in front.text
