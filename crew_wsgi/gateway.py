@@ -62,15 +62,14 @@ def run_application(
     try:
         for piece in result:
             execution.write(piece)
-            if cancelled():
-                return UNHEARD
-            if execution.satisfied:
+            if execution.satisfied or cancelled():
                 break
     finally:
         close = getattr(result, 'close', None)
         if close is not None:
             close()
-    return execution.finish()
+    # Asked again, because the application may have seen it first and left off by itself.
+    return UNHEARD if cancelled() else execution.finish()
 
 
 class _Execution:

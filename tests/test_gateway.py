@@ -433,3 +433,15 @@ def test_when_cancelled_no_more_is_asked_for_and_the_iterable_is_closed() -> Non
 )
 def test_when_cancelled_the_application_is_not_blamed_for_what_it_could_not_say(application: Application) -> None:
     run(application, cancelled=lambda: True)
+
+
+def test_an_application_that_leaves_off_because_nobody_waits_is_not_blamed_for_that() -> None:
+    gone = False
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        nonlocal gone
+        start_response('200 OK', [('Content-Length', '3')])
+        yield b'a'
+        gone = True
+
+    assert run(application, cancelled=lambda: gone).code == 499
