@@ -20,6 +20,9 @@ __all__ = ['main']
 
 log = logging.getLogger('crew_wsgi.dev')
 
+#: How long the last lines of a process that has ended may take to reach the console.
+LAST_WORDS = 0.5
+
 COLOURS = {'front': '36', 'worker': '33', 'dev': '35'}
 
 
@@ -70,13 +73,19 @@ class Command:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        threading.Thread(target=self._copy, args=(console, ended), daemon=True).start()
+        copying = threading.Thread(target=self._copy, args=(console,), daemon=True)
+        copying.start()
+        threading.Thread(target=self._watch, args=(copying, ended), daemon=True).start()
 
-    def _copy(self, console: Console, ended: 'queue.SimpleQueue[Command | signal.Signals]') -> None:
+    def _copy(self, console: Console) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             console.write(self.source, line.decode('utf-8', 'replace').rstrip('\n'))
+
+    def _watch(self, copying: threading.Thread, ended: 'queue.SimpleQueue[Command | signal.Signals]') -> None:
         self._process.wait()
+        # For its last words; but a process that the application started may hold the pipe open for as long as it likes.
+        copying.join(LAST_WORDS)
         ended.put(self)
 
     @property

@@ -6,11 +6,12 @@ import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.stack import Process
+from tests.stack import APPS, Process, children_of
 from tests.waiting import wait_until
 
 EXAMPLE = Path(__file__).parent.parent / 'examples' / 'flask_app'
@@ -137,3 +138,34 @@ def test_an_application_that_is_not_there_ends_it(dev: type[Dev], amqp_url: str,
     assert console.wait(30) == 2
     assert "there is no module 'nothere'" in console.text
     assert 'Traceback' not in console.text
+
+
+@pytest.fixture
+def orphaning(
+    dev: type[Dev], tmp_path: Path, amqp_url: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Dev]:
+    """It serves an application that has started a process which outlives it."""
+    orphan = tmp_path / 'orphan'
+    monkeypatch.setenv('ORPHAN', str(orphan))
+    monkeypatch.delenv('PYTHONUNBUFFERED', raising=False)
+    arguments = ['--amqp-url', amqp_url, '--queue', queue, '--graceful-timeout', '1']
+    yield dev('orphaning:app', '--app-dir', str(APPS), *arguments)
+    with suppress(ProcessLookupError):
+        os.kill(int(orphan.read_text()), signal.SIGKILL)
+
+
+def test_a_process_that_the_application_left_behind_is_not_waited_for(orphaning: Dev) -> None:
+    orphaning.await_page('/', 200, 'ok')
+    orphaning.signal(signal.SIGINT)
+    assert orphaning.wait(20) == 0
+
+
+def worker_of(dev: Dev) -> int:
+    return next(pid for pid in children_of(dev.pid) if b'crew_wsgi.worker' in Path(f'/proc/{pid}/cmdline').read_bytes())
+
+
+def test_a_worker_that_dies_ends_everything_whatever_it_leaves_behind(orphaning: Dev) -> None:
+    orphaning.await_page('/', 200, 'ok')
+    os.kill(worker_of(orphaning), signal.SIGKILL)
+    assert orphaning.wait(20) != 0
+    assert 'the worker has ended with code -9' in orphaning.text
