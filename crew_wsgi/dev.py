@@ -68,6 +68,8 @@ class Command:
         # with its standard input, so with us, however we end.
         self._process = subprocess.Popen(
             [sys.executable, '-m', module, *arguments, '--end-with-stdin'],
+            # What the application prints should be seen when it is printed, as on a terminal.
+            env={**os.environ, 'PYTHONUNBUFFERED': '1'},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

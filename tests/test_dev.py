@@ -154,6 +154,11 @@ def orphaning(
         os.kill(int(orphan.read_text()), signal.SIGKILL)
 
 
+def test_what_the_application_prints_is_seen_at_once(orphaning: Dev) -> None:
+    orphaning.await_page('/', 200, 'ok')
+    orphaning.await_log(r'(?m)^worker \| this was printed$')
+
+
 def test_a_process_that_the_application_left_behind_is_not_waited_for(orphaning: Dev) -> None:
     orphaning.await_page('/', 200, 'ok')
     orphaning.signal(signal.SIGINT)
