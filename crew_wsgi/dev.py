@@ -1,6 +1,7 @@
 """``crew-wsgi-dev``: front, worker and a private RabbitMQ node on one console, for development."""
 
 import argparse
+import contextlib
 import logging
 import os
 import queue
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import IO
 
@@ -22,6 +24,9 @@ log = logging.getLogger('crew_wsgi.dev')
 
 #: How long the last lines of a process that has ended may take to reach the console.
 LAST_WORDS = 0.5
+
+#: How much longer than its own --graceful-timeout a process is waited for.
+PATIENCE = 5.0
 
 COLOURS = {'front': '36', 'worker': '33', 'dev': '35'}
 
@@ -100,6 +105,14 @@ class Command:
         if self._process.poll() is None:
             self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """Kill it with all that it started, for what it does not end will not end by itself."""
+        if self._process.poll() is None:
+            # It leads its session, hence a group of the same number, unless it ended just now and left nobody behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
 
 def serve(options: argparse.Namespace, console: Console) -> int:
     """Run everything until told to end; return the exit code."""
@@ -137,7 +150,7 @@ def _serve(options: argparse.Namespace, url: str, node: PrivateNode | None, cons
     finally:
         # A second Ctrl-C reaches them as their second, and ends them at once.
         for command in reversed(commands):
-            _end(command, events)
+            _end(command, events, console, options.graceful_timeout + PATIENCE)
 
 
 def _wait(
@@ -155,10 +168,19 @@ def _wait(
         return event if isinstance(event, Command) else None
 
 
-def _end(command: Command, events: 'queue.SimpleQueue[Command | signal.Signals]') -> None:
+def _end(
+    command: Command, events: 'queue.SimpleQueue[Command | signal.Signals]', console: Console, timeout: float
+) -> None:
     command.end(signal.SIGTERM)
+    deadline = time.monotonic() + timeout
     while command.exit_code is None:
-        if isinstance(events.get(), signal.Signals):
+        try:
+            event = events.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            console.write('dev', f'the {command.source} did not end within {timeout:g} s, so it is killed')
+            command.kill()
+            return
+        if isinstance(event, signal.Signals):
             command.end(signal.SIGTERM)
 
 

@@ -174,3 +174,15 @@ def test_a_worker_that_dies_ends_everything_whatever_it_leaves_behind(orphaning:
     os.kill(worker_of(orphaning), signal.SIGKILL)
     assert orphaning.wait(20) != 0
     assert 'the worker has ended with code -9' in orphaning.text
+
+
+def test_a_worker_that_does_not_end_is_killed(orphaning: Dev) -> None:
+    orphaning.await_page('/', 200, 'ok')
+    supervisor = worker_of(orphaning)
+    processes = [supervisor, *children_of(supervisor)]
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    orphaning.signal(signal.SIGINT)
+    assert orphaning.wait(30) == 0
+    assert 'the worker did not end within 6 s, so it is killed' in orphaning.text
+    wait_until(lambda: not any(Path(f'/proc/{process}').exists() for process in processes), 10, 'all to be killed')
