@@ -18,7 +18,6 @@ from tests.stack import APPS, Process, Stack
 from tests.waiting import wait_until
 from tests.wire import Wire
 
-
 FRONT = ['crew_wsgi.front', '--port', '0']
 WORKER = ['crew_wsgi.worker', 'basic:hello', '--app-dir', str(APPS)]
 

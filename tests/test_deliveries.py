@@ -93,6 +93,22 @@ def test_a_fresh_delivery_is_ready_while_no_slot_is_free() -> None:
     assert (start.held.call.correlation_id, start.held.started) == ('2', 1.0)
 
 
+def test_a_delivery_that_waited_here_for_a_slot_is_asked_about() -> None:
+    to, first = running()
+    arrive(to, '2')
+    *_, ask = to.finished(first, REPLY, now=FRESH + 0.1)
+    assert isinstance(ask, Publish)
+    assert isinstance(ask.message, Accept)
+    assert (ask.message.ask, ask.message.redelivered) == (True, False)
+
+
+def test_after_a_go_it_starts_unasked_however_long_it_waits_for_a_slot() -> None:
+    to, first = running()
+    asking(to, '2')
+    to.told(Go(correlation_id='2', reply_to=REPLIES), now=0.0)
+    assert kinds(to.finished(first, REPLY, now=50.0)) == [Publish, Ack, Start]
+
+
 @pytest.mark.parametrize(('redelivered', 'waited'), [(True, 0.0), (False, FRESH + 0.01), (True, 100.0)])
 def test_a_delivery_that_may_have_lost_its_caller_is_asked_about(redelivered: bool, waited: float) -> None:
     to = deliveries()

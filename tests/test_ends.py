@@ -1,8 +1,11 @@
 """Clear ends: what runs is finished and answered, what has not begun is run by another, and the exit code says so."""
 
+import contextlib
 import http.client
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from crew.private_node import PrivateNode
-from tests.stack import Stack, children_of
+from tests.stack import APPS, Stack, children_of
 from tests.waiting import wait_until
 
 
@@ -89,8 +92,9 @@ def test_a_front_told_twice_ends_at_once(stack: Stack) -> None:
     front.signal(signal.SIGINT)
     front.await_log('told to end: ')
     assert front.terminate() == 1
-    with pytest.raises((ConnectionError, http.client.HTTPException)):
-        answer.result(10)
+    # It hears that the front gave it up, or sees its connection cut.
+    with contextlib.suppress(ConnectionError, http.client.HTTPException):
+        assert answer.result(10).status == 502
 
 
 def test_ending_one_worker_of_four_under_load_fails_no_request(stack: Stack) -> None:
@@ -146,6 +150,39 @@ def test_a_request_whose_client_hung_up_in_the_queue_is_not_run(stack: Stack) ->
     assert busy.result(10).status == 200
     assert front.get('/').status == 200
     assert not any('/clean' in run for run in stack.runs)
+
+
+def test_a_worker_told_to_end_while_it_starts_ends_well(stack: Stack) -> None:
+    for _ in range(8):
+        worker = stack.worker('faults:app', '--processes', '2')
+        worker.await_log('serving faults:app')
+        assert worker.terminate() == 0, worker.text
+
+
+def test_a_worker_whose_output_nobody_reads_ends_well(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    command = [sys.executable, '-m', 'crew_wsgi.worker', 'faults:app', '--app-dir', str(APPS)]
+    broker = ['--amqp-url', stack.amqp_url, '--queue', stack.queue]
+    # Buffered, as usual: what is printed is written when the process ends.
+    env = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+    with subprocess.Popen([*command, *broker], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env) as worker:
+        try:
+            assert worker.stdout is not None
+            worker.stdout.close()
+            assert front.get('/print').status == 200
+            worker.terminate()
+            assert worker.wait(20) == 0
+        finally:
+            worker.kill()
+
+
+def test_processes_that_the_application_ends_do_not_end_the_worker(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app').await_ready()
+    before = front.get('/').body
+    assert front.get('/fork').body == before
+    assert front.get('/').body == before
+    assert 'told to end' not in worker.text
 
 
 def test_nothing_is_left_when_a_worker_has_ended(stack: Stack) -> None:

@@ -240,6 +240,42 @@ def test_a_session_comes_back_and_tells_of_each_loss(broker: PrivateNode) -> Non
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
+class Stub:
+    """A connection that is lost when told to; the real one cannot be lost at a certain moment."""
+
+    on_close: Callable[[Exception], None]
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_session_tells_of_a_loss_while_it_prepares_and_goes_on_after_any_error() -> None:
+    async def run() -> None:
+        losses: list[str] = []
+        attempts: list[Stub] = []
+
+        async def dial_stub(url: str) -> Any:
+            attempts.append(Stub())
+            return attempts[-1]
+
+        async def prepare(connection: Any) -> None:
+            if len(attempts) == 1:
+                connection.on_close(ConnectionError('cut'))
+                await asyncio.sleep(60)
+            if len(attempts) == 2:
+                raise ZeroDivisionError
+
+        session = Session(['amqp://stub'], dial_stub, prepare, lambda reason: losses.append(str(reason)))
+        session.start()
+        await asyncio.wait_for(session.wait_ready(), 10)
+        assert len(attempts) == 3
+        assert losses == ['cut', 'the connection was closed']
+        await session.close()
+        assert len(losses) == 3
+
+    asyncio.run(run())
+
+
 def test_a_session_tries_the_next_url(broker: PrivateNode) -> None:
     async def run() -> None:
         async def prepare(connection: Connection) -> None:

@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import pika
@@ -22,6 +23,7 @@ from pika.exceptions import (
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
+from pika.frame import Header
 from pika.spec import Basic, BasicProperties
 
 from crew.envelope import Envelope
@@ -37,7 +39,12 @@ log = logging.getLogger(__name__)
 T = TypeVar('T')
 
 # AMQP 0-9-1 reply codes that say: you are set up wrongly; the same attempt later would fail the same way.
-REFUSALS = {403, 404, 405, 406, 530, 540, 541}
+REFUSALS = {403, 406, 530, 540}
+
+# AMQP 0-9-1 §2.3.5, §4.2.6: type, channel and size of a frame; class, weight and body size of a content header.
+HEADER_FRAME = 2
+_FRAME_HEAD = struct.Struct('>BHL')
+_BODY_SIZE = struct.Struct('>Q')
 
 
 def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
@@ -69,12 +76,12 @@ def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
 
 def safe_url(url: str) -> str:
     """Return the URL without its password, for logs."""
-    head, at, tail = url.rpartition('@')
+    head, at, tail = url.partition('?')[0].rpartition('@')
+    scheme, separator, credentials = (head or tail).rpartition('://')
     if not at:
-        return url
-    scheme, separator, credentials = head.rpartition('://')
-    user = credentials.partition(':')[0]
-    return f'{scheme}{separator}{user}@{tail}'
+        # Perhaps the host was forgotten, and what looks like a port is the password.
+        return f'{scheme}{separator}{credentials.partition(":")[0]}'
+    return f'{scheme}{separator}{credentials.partition(":")[0]}@{tail}'
 
 
 async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'AsyncioConnection':
@@ -118,6 +125,23 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
 
 class _Dialled(PikaConnection):  # type: ignore[misc]
     """pika's connection on our streams; made by pika's own steps of connecting, which can be aborted."""
+
+    def _read_frame(self) -> tuple[int, Any]:
+        """Read a frame; one whose properties pika cannot decode counts as a message of an unknown type.
+
+        Anyone who may publish can send a time stamp out of range or a table nested a thousand deep. pika would raise,
+        the connection would be lost, and the message would come back at once, for ever.
+        """
+        try:
+            return cast(tuple[int, Any], super()._read_frame())
+        except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error, AMQPError):
+            kind, number, size = _FRAME_HEAD.unpack_from(self._frame_buffer)
+            if kind != HEADER_FRAME:
+                raise
+            body_size = _BODY_SIZE.unpack_from(self._frame_buffer, _FRAME_HEAD.size + 4)[0]
+            log.warning('a message has properties that cannot be decoded')
+            header = Header(number, body_size, BasicProperties(type='undecodable'))
+            return _FRAME_HEAD.size + size + 1, header
 
     @classmethod
     def start(cls, to: pika.URLParameters, services: AsyncioServices, on_done: Callable[[Any], None]) -> Any:
@@ -246,7 +270,13 @@ class AsyncioChannel:
         """Start to consume; see the port."""
 
         def on_message(_: PikaChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-            on_delivery(Delivery(_envelope(properties, body), method.delivery_tag, method.redelivered, self))
+            delivery = Delivery(_envelope(properties, body), method.delivery_tag, method.redelivered, self)
+            try:
+                on_delivery(delivery)
+            except Exception:  # one message must not cost the connection, nor come back for ever
+                log.exception('a message was dropped: %s %r', properties.type, properties.correlation_id)
+                if not no_ack:
+                    self.ack(method.delivery_tag)
 
         tag = ''
 

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 
+#: How long declaring and consuming may take, in seconds.
+PREPARED_WITHIN = 30.0
+
 Dial = Callable[[str], Awaitable[Connection]]
 Prepare = Callable[[Connection], Awaitable[None]]
 
@@ -31,7 +34,7 @@ class Session:
         urls: the brokers of a cluster, tried in turn.
         dial: opens a connection to one of them.
         prepare: called with each new connection; when it returns, the connection is in use.
-        on_lost: called with the reason whenever a connection in use is gone.
+        on_lost: called with the reason whenever a connection that was handed to ``prepare`` is gone.
     """
 
     def __init__(
@@ -45,7 +48,6 @@ class Session:
         self._dial = dial
         self._prepare = prepare
         self._on_lost = on_lost
-        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._refused: asyncio.Future[None] | None = None
@@ -83,11 +85,6 @@ class Session:
             await asyncio.wait({self._task})
         if self._refused is not None:
             self._refused.cancel()
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            self._ready.clear()
-            connection.on_close = lambda reason: None
-            await connection.close()
 
     async def _keep(self) -> None:
         pause, attempt, used = FIRST_PAUSE, 0, False
@@ -106,6 +103,8 @@ class Session:
                 log.error('the broker refuses us: %s; trying again in about %.1f s', error, pause)
             except (CrewError, OSError) as error:
                 log.warning('%s; trying again in about %.1f s', error, pause)
+            except Exception:  # the edge of the task: whatever it is, the next connection may do without it
+                log.exception('connecting failed; trying again in about %.1f s', pause)
             if attempt % len(self._urls) == 0:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -114,26 +113,33 @@ class Session:
         """Connect and return when the connection, once in use, is lost."""
         connection = await self._dial(url)
         lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        connection.on_close = lost.set_result
+
+        def on_close(reason: Exception) -> None:
+            if not lost.done():
+                lost.set_result(reason)
+
+        connection.on_close = on_close
+        reason: Exception = ConnectionError('the connection was closed')
         try:
             await self._prepare_or_lose(connection, lost)
-        except BaseException:
-            await connection.close()
+            self._ready.set()
+            log.info('connected to the broker')
+            reason = await lost
+            log.warning('%s', reason)
+        except CrewError as error:
+            reason = error
             raise
-        self._connection = connection
-        self._ready.set()
-        log.info('connected to the broker')
-        reason = await lost
-        self._connection = None
-        self._ready.clear()
-        log.warning('%s', reason)
-        self._on_lost(reason)
+        finally:
+            self._ready.clear()
+            # Also when it was lost before it was ready: its owner may have begun to use it.
+            self._on_lost(reason)
+            await connection.close()
 
     async def _prepare_or_lose(self, connection: Connection, lost: 'asyncio.Future[Exception]') -> None:
         preparing = asyncio.ensure_future(self._prepare(connection))
         either: set[asyncio.Future[Any]] = {preparing, lost}
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=PREPARED_WITHIN)
         finally:
             if not preparing.done():
                 preparing.cancel()
@@ -141,3 +147,5 @@ class Session:
             preparing.result()
         if lost.done():
             raise lost.result() if isinstance(lost.result(), CrewError) else ConnectionError(str(lost.result()))
+        if not preparing.done():
+            raise ConnectionError(f'the broker did not answer within {PREPARED_WITHIN:g} s')

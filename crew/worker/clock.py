@@ -72,7 +72,7 @@ class Clock:
         _RECORD.pack_into(
             self._memory,
             self._at(slot),
-            _RUNNING,
+            _IDLE,
             record.accepted,
             record.started,
             record.timeout,
@@ -84,6 +84,8 @@ class Clock:
             len(text),
             text,
         )
+        # Last, for packing zeroes the record first: half-written, it must not look like a run.
+        self._memory[self._at(slot)] = _RUNNING
 
     def describe(self, slot: int, text: str) -> None:
         """Note what a slot's run is, for a person."""
@@ -101,9 +103,9 @@ class Clock:
     # Read by the supervisor
 
     @property
-    def ready(self) -> bool:
-        """Whether the process has taken up its work."""
-        return self._memory[0] == _READY
+    def was_ready(self) -> bool:
+        """Whether the process has ever taken up its work."""
+        return self._memory[0] in (_READY, _LEAVING)
 
     @property
     def leaving(self) -> bool:
@@ -125,7 +127,7 @@ class Clock:
             return None
         fields = _RECORD.unpack_from(self._memory, self._at(slot))
         state, accepted, started, timeout, check, id_size, id_bytes, reply_size, reply_bytes, text_size, text = fields
-        if state == _IDLE or check != started + timeout:
+        if state == _IDLE or started == 0 or check != started + timeout:
             return None
         return Record(
             correlation_id=id_bytes[:id_size].decode('utf-8', 'replace'),

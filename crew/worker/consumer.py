@@ -95,6 +95,8 @@ class Consumer:
         self._idle = asyncio.Event()
         self._stuck: asyncio.Future[Any] = self._loop.create_future()
         self._ending = False
+        self._prepared = asyncio.Event()
+        self._prepared.set()
         self._session = Session(settings.urls, lambda url: dial(url, name=settings.name), self._prepare, self._on_lost)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -131,6 +133,13 @@ class Consumer:
     # Connecting
 
     async def _prepare(self, connection: Connection) -> None:
+        self._prepared.clear()
+        try:
+            await self._set_up(connection)
+        finally:
+            self._prepared.set()
+
+    async def _set_up(self, connection: Connection) -> None:
         settings = self._settings
         self._connection = connection
         channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
@@ -142,10 +151,9 @@ class Consumer:
         await channel.consume(inbox.name, self._told, no_ack=True)
         self._deliveries.inbox = inbox.name
         self._consuming = []
-        if self._ending:
-            return
-        await self._consume(channel, queue.name)
-        if settings.prefetch > settings.slots:
+        if not self._ending:
+            await self._consume(channel, queue.name)
+        if settings.prefetch > settings.slots and not self._ending:
             # Its own channel, so that it can be given back without the deliveries that run.
             ahead = await connection.open_channel(prefetch=settings.prefetch - settings.slots, on_return=self._returned)
             await self._consume(ahead, queue.name)
@@ -157,7 +165,7 @@ class Consumer:
 
     def _on_lost(self, reason: Exception) -> None:
         running = len(self._deliveries.running)
-        if running:
+        if running and not self._ending:
             log.warning('%d running calls cannot be answered any more: the connection was lost', running)
         self._connection = None
         self._consuming = []
@@ -313,6 +321,8 @@ class Consumer:
 
     async def _give_back(self) -> None:
         """Put back what was not started: a nack alone would come straight back, and would count as a run."""
+        # A consumer that is only being started would take calls behind our back.
+        await self._prepared.wait()
         for channel, consumer_tag in self._consuming:
             await channel.cancel(consumer_tag)
         unstarted = self._deliveries.take_unstarted()

@@ -9,7 +9,7 @@ state    event                                  what follows
 –        arrives redelivered, or waited long    asking: the caller is asked first, for nobody else knows if it may run
 asking   go                                     ready
 asking   stop, cancel, caller gone, no answer   acked, dropped
-ready    a slot is free                         running
+ready    a slot is free                         running; asking, if it has waited here for long unasked
 ready    cancel                                 acked, dropped
 running  50 ms are over                         the caller hears *accept*, so that it can cancel and keep the time
 running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply
@@ -86,6 +86,7 @@ class Held:
         delivery: where it came in.
         call: what it carries.
         timeout: how long it may run, in seconds.
+        arrived: when it came.
         state: where it is on its way.
         due: when this state ends by itself.
         started: when its run began.
@@ -98,6 +99,7 @@ class Held:
     call: Call
     timeout: float
     redelivered: bool
+    arrived: float = 0.0
     state: State = State.READY
     due: float = 0.0
     started: float = 0.0
@@ -208,7 +210,7 @@ class Deliveries:
             now: the time on a clock that never goes back, in seconds.
             wall: the time since the epoch, in seconds.
         """
-        held = Held(delivery, call, self._timeout(call, wall), delivery.redelivered)
+        held = Held(delivery, call, self._timeout(call, wall), delivery.redelivered, arrived=now)
         if held.key in self._asking or held.key in self._running or any(held.key == other.key for other in self._ready):
             return [Drop(held, 'a call with the same id and the same caller is here already')]
         waited = _waited(call, wall)
@@ -216,10 +218,13 @@ class Deliveries:
         if not call.reply_to or not (held.redelivered or waited > FRESH):
             self._ready.append(held)
             return self._fill(now)
+        return [self._ask(held, now)]
+
+    def _ask(self, held: Held, now: float) -> Action:
         held.state = State.ASKING
         self._set_due(held, now + ANSWER_WITHIN)
         self._asking[held.key] = held
-        return [Publish(held, self._accept(held, ask=True))]
+        return Publish(held, self._accept(held, ask=True))
 
     def _timeout(self, call: Call, wall: float) -> float:
         timeout = call.timeout
@@ -233,6 +238,10 @@ class Deliveries:
         actions: list[Action] = []
         while self._ready and not self._draining and len(self._running) + len(self._orphans) < self._slots:
             held = self._ready.popleft()
+            if now - held.arrived > FRESH and held.call.reply_to and not held.accepted:
+                # It waited here for a slot. After a *go* there is no need to ask: its caller knows where to cancel it.
+                actions.append(self._ask(held, now))
+                continue
             held.state = State.RUNNING
             held.started = now
             self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))

@@ -12,7 +12,7 @@ import gevent
 import gevent.hub
 from gevent.util import format_run_info
 
-from crew.worker.run import OnFinished, Run, Task, execute
+from crew.worker.run import OnFinished, Run, Task, execute, timed_out
 
 __all__ = ['GreenletRunner']
 
@@ -27,7 +27,7 @@ class GreenletRunner:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._on_finished: OnFinished = lambda run, outcome: None
-        self._greenlets: dict[Run, gevent.Greenlet] = {}
+        self._begun: dict[Run, gevent.Greenlet] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_up = gevent.get_hub().loop.async_()
         self._wake_up.start(self._obey)
@@ -63,16 +63,20 @@ class GreenletRunner:
             self._commands.popleft()()
 
     def _spawn(self, run: Run) -> None:
-        self._greenlets[run] = gevent.spawn(self._live, run)
+        gevent.spawn(self._live, run)
 
     def _kill(self, run: Run) -> None:
-        greenlet = self._greenlets.get(run)
-        if greenlet is not None:
-            greenlet.kill(SystemExit, block=False)
+        # gevent takes a SystemExit that leaves a greenlet for the whole process's, so one that has not begun must not
+        # get it: it looks for itself when it begins.
+        if run in self._begun:
+            self._begun[run].kill(SystemExit, block=False)
 
     def _live(self, run: Run) -> None:
+        self._begun[run] = gevent.getcurrent()
         try:
-            outcome = execute(self._task, run)
+            outcome = timed_out(run) if run.interrupted else execute(self._task, run)
+        except SystemExit:  # the interrupt came as the run was ending
+            outcome = timed_out(run)
         finally:
-            del self._greenlets[run]
+            del self._begun[run]
         self._on_finished(run, outcome)

@@ -24,9 +24,12 @@ from crew.worker.consumer import Consumer, Settings
 from crew.worker.run import OnFinished, Runner, Task
 from crew.worker.threads import ThreadRunner
 
-__all__ = ['CANNOT_START', 'GAVE_UP', 'CannotStart', 'Ties', 'serve']
+__all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'Ties', 'end', 'serve']
 
 log = logging.getLogger(__name__)
+
+#: Signals that supervisor and worker processes handle; blocked from a fork until the child has its own handlers.
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 #: Exit code: what this process was told to run cannot be had, and the reason has been printed.
 CANNOT_START = 4
@@ -82,13 +85,18 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
 
 
 def end(code: int) -> None:
-    """End this process with ``code``, after the usual exit handlers unless a task may still be running."""
-    if code == 0:
-        atexit._run_exitfuncs()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    """End this process with ``code``, after the usual exit handlers unless a task may still be running.
+
+    Never returns, whatever fails: a forked child must not go on in its parent's frames.
+    """
+    try:
+        if code == 0:
+            atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 class _ConnectionThread:
@@ -136,11 +144,33 @@ def _watch_signals() -> int:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
-    # A terminal sends Ctrl-C to every process; the supervisor decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends Ctrl-C to every process; the supervisor decides what it means. (Not SIG_IGN, which programs that
+    # the application starts would inherit.)
+    signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    _shield_forks()
+    # What was sent since the fork arrives now.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return reading
+
+
+def _shield_forks() -> None:
+    """Give processes that the application forks the usual signals: theirs would end this worker in their place."""
+    ours = {signal.SIGTERM, signal.SIGINT}
+
+    def in_child() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+
+    os.register_at_fork(
+        # A child may be told to end before it has run a line of its own.
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ours),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, ours),
+        after_in_child=in_child,
+    )
 
 
 def _patch() -> None:

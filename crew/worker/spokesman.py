@@ -10,14 +10,18 @@ from crew.transports.asyncio import dial
 
 __all__ = ['speak']
 
+#: The caller's own timer is not far; a broker with an alarm takes nothing before.
+SPOKEN_WITHIN = 10.0
+
 
 def speak(urls: Sequence[str], reply_to: str, accept: Accept) -> None:
     """Publish ``accept`` to a reply queue by the first broker that can be reached, and return when it is sent.
 
     Raises:
         ConnectionError: none can be reached.
+        asyncio.TimeoutError: none takes messages.
     """
-    asyncio.run(_speak(urls, reply_to, accept))
+    asyncio.run(asyncio.wait_for(_speak(urls, reply_to, accept), SPOKEN_WITHIN))
 
 
 async def _speak(urls: Sequence[str], reply_to: str, accept: Accept) -> None:

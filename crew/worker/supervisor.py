@@ -18,7 +18,7 @@ from typing import IO
 
 from crew.messages import Accept
 from crew.worker.clock import Clock, Record
-from crew.worker.process import CANNOT_START, GAVE_UP, Ties, end
+from crew.worker.process import CANNOT_START, GAVE_UP, SIGNALS, Ties, end
 
 __all__ = ['Policy', 'Supervisor']
 
@@ -65,10 +65,10 @@ class _Child:
     clock: Clock
     stacks: IO[bytes]
     born: float
-    was_ready: bool = False
     left: float | None = None
     kill_at: float | None = None
     doomed: str = ''
+    doomed_run: Record | None = None
     spoken_for: set[tuple[str, float]] = field(default_factory=set)
 
 
@@ -123,7 +123,7 @@ class Supervisor:
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         return reading
 
@@ -168,18 +168,28 @@ class Supervisor:
     def _spawn(self, now: float) -> None:
         clock = Clock(self._policy.slots)
         stacks = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
-        pid = os.fork()
+        pid = self._fork()
         if pid == 0:
             self._be_child(Ties(clock, self._lifeline, stacks))
         self._children[pid] = _Child(pid, clock, stacks, now)
         log.debug('worker process %d started', pid)
 
+    def _fork(self) -> int:
+        """Fork; the child keeps :data:`SIGNALS` blocked, for until it has handlers of its own they are ours."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        pid = os.fork()
+        if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            return pid
+        # The lifeline must end with the supervisor, so no child may hold it.
+        os.close(self._lifeline_held)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return 0
+
     def _be_child(self, ties: Ties) -> None:
         code = GAVE_UP
         try:
-            os.close(self._lifeline_held)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             code = self._serve(ties)
         except BaseException:  # a forked child must never return into its parent's frames
             log.exception('the worker process failed')
@@ -189,8 +199,7 @@ class Supervisor:
     # Watching
 
     def _watch(self, child: _Child, now: float) -> None:
-        if child.clock.ready and not child.was_ready:
-            child.was_ready = self._proven = True
+        self._proven = self._proven or child.clock.was_ready
         if child.clock.leaving and child.left is None:
             child.left = now
         if self._ending is not None and now >= self._ending:
@@ -206,7 +215,8 @@ class Supervisor:
     def _watch_run(self, child: _Child, record: Record, now: float) -> None:
         age = now - record.started
         if child.left is None and age >= record.timeout + self._policy.kill_after + GRACE:
-            self._doom(child, f'{record.text} has run for {age:.1f} s; its limit is {record.timeout:g} s', now)
+            why = f'{record.text} has run for {age:.1f} s; its limit is {record.timeout:g} s'
+            self._doom(child, why, now, record)
         run = record.correlation_id, record.started
         if record.accepted or not record.reply_to or age < MUTE_AFTER or run in child.spoken_for:
             return
@@ -222,15 +232,15 @@ class Supervisor:
         self._speak_for(record.reply_to, accept)
 
     def _speak_for(self, reply_to: str, accept: Accept) -> None:
-        pid = os.fork()
+        pid = self._fork()
         if pid:
             self._speakers.add(pid)
             return
         code = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self._speak(reply_to, accept)
             code = 0
         except BaseException as error:  # a forked child must never return into its parent's frames
@@ -238,14 +248,23 @@ class Supervisor:
         finally:
             os._exit(code)
 
-    def _doom(self, child: _Child, why: str, now: float) -> None:
-        """Ask a process for its stacks, which works whatever holds its interpreter, and kill it soon after."""
+    def _doom(self, child: _Child, why: str, now: float, run: Record | None = None) -> None:
+        """Ask a process for its stacks, which works whatever holds its interpreter, and kill it soon after.
+
+        With ``run``, only if that still runs then.
+        """
         if child.kill_at is None:
             child.doomed = why
+            child.doomed_run = run
             child.kill_at = now + POLL
             _kill(child.pid, signal.SIGQUIT)
 
     def _execute(self, child: _Child) -> None:
+        run = child.doomed_run
+        if run is not None and all(run.started != record.started for record in child.clock.running()):
+            log.warning('worker process %d lives on: %s ended at the last moment', child.pid, run.text)
+            child.doomed, child.doomed_run, child.kill_at = '', None, None
+            return
         child.stacks.seek(0)
         stacks = child.stacks.read().decode('utf-8', 'replace').rstrip()
         log.error('worker process %d is killed: %s; it is here:\n%s', child.pid, child.doomed, stacks)
@@ -279,7 +298,7 @@ class Supervisor:
             return
         if now - child.born >= SETTLED:
             self._failures = 0
-        if code == 0 or child.left is not None or child.doomed:
+        if (code == 0 and child.clock.was_ready) or child.left is not None or child.doomed:
             log.info('worker process %d ended, another takes its place', child.pid)
             return
         pause = 0.0 if self._failures == 0 else min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)

@@ -1,6 +1,7 @@
 """An application whose requests misbehave as their path says; each run is noted in the file ``$RUNS`` names."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import time
@@ -73,6 +74,20 @@ def die(query: dict[str, str]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def fork(query: dict[str, str]) -> None:
+    """Start processes and end them, as applications do."""
+    for _ in range(2):
+        process = multiprocessing.get_context('fork').Process(target=time.sleep, args=(1000,))
+        process.start()
+        process.terminate()
+        process.join()
+
+
+def speak(query: dict[str, str]) -> None:
+    """Write to standard output."""
+    print('spoken')
+
+
 BEHAVIOURS = {
     '/': lambda query: None,
     '/sleep': sleep,
@@ -82,4 +97,6 @@ BEHAVIOURS = {
     '/syscall': syscall,
     '/gil': hold_gil,
     '/die': die,
+    '/fork': fork,
+    '/print': speak,
 }
