@@ -17,7 +17,7 @@ setup(
     python_requires='>=3.10',
     install_requires=[
         'pika>=1.3,<2',
-        'tornado>=6.6,<7',
+        'tornado>=6.5,<7',
         'werkzeug>=3,<4',
         'gevent>=24.2',
     ],

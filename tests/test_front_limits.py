@@ -14,6 +14,7 @@ from typing import Any
 
 import pika
 import pytest
+import tornado
 
 from crew.private_node import PrivateNode
 from crew_wsgi.messages import CONTENT_TYPE, Response, encode_response
@@ -174,6 +175,13 @@ def test_a_request_that_makes_no_sense_is_refused(front: Front, request_bytes: b
 POST = b'POST / HTTP/1.1\r\n' + HOST
 
 
+# Python 3.10 has no Tornado 6.6; an older one unfolds the first, and ends the second with an assertion.
+NEWER_TORNADO = (
+    b'GET / HTTP/1.1\r\n' + HOST + b'X-Folded: a\r\n b\r\n\r\n',
+    POST + b'Transfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n',
+)
+
+
 @pytest.mark.parametrize(
     'request_bytes',
     [
@@ -187,7 +195,7 @@ POST = b'POST / HTTP/1.1\r\n' + HOST
         b'GET /\x00 HTTP/1.1\r\n' + HOST + b'\r\n',
         b'GET / HTTP/1.1\r\n' + HOST + b'no colon\r\n\r\n',
         b'GET / HTTP/1.1\r\n' + HOST + b'X-Space : v\r\n\r\n',
-        b'GET / HTTP/1.1\r\n' + HOST + b'X-Folded: a\r\n b\r\n\r\n',
+        *(NEWER_TORNADO if tornado.version_info >= (6, 6) else ()),
         b'GET / HTTP/1.1\r\n' + HOST + b'X-Control: \x01\r\n\r\n',
         POST + b'Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
         POST + b'Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!',
@@ -195,7 +203,6 @@ POST = b'POST / HTTP/1.1\r\n' + HOST
         POST + b'Content-Length: five\r\n\r\nhello',
         POST + b'Transfer-Encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n',
         POST + b'Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n',
-        POST + b'Transfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n0\r\n\r\n',
     ],
 )
 def test_bytes_that_are_no_request_end_the_connection_and_nothing_else(front: Front, request_bytes: bytes) -> None:
