@@ -1,7 +1,7 @@
 # The one way to set up, check and try this project; continuous integration (.ci/run) uses it too.
 
 PYTHON ?= python3
-# For pytest, for example: make test ARGS='-k private_node -x'
+# For pytest, for example: make test ARGS='-n 0 -x -k private_node'
 ARGS ?=
 
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
@@ -21,7 +21,7 @@ demo: .venv/installed ## a Flask application behind a front, a queue and a worke
 # Without RabbitMQ the tests that need it are skipped, except in CI; so there it must be installed.
 test: .venv/installed-for-tests lint ## lint, then all tests
 	@scripts/install-packages.sh rabbitmq-server chromium chromium-driver || test -z "$$CI"
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: .venv/installed-for-tests ## ruff, its formatter and mypy, without changing anything
 	.venv/bin/ruff check .

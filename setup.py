@@ -28,6 +28,7 @@ setup(
             'mypy>=1.11',
             'psutil>=5.9',
             'pytest>=8',
+            'pytest-xdist>=3.5',
             'ruff>=0.6',
             'selenium>=4.20',
         ],

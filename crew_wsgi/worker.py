@@ -124,7 +124,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_slots(command, options)
     slots = options.gevent or options.threads
     logs.set_up(options.verbose, options.log_format)
-    log.info('serving %s from queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
     urls = [options.amqp_url]
     settings = Settings(
         urls=urls,
@@ -149,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda ties: serve(settings, load, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
+    log.info('serving %s from queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
     return supervisor.run()
 
 

@@ -70,7 +70,7 @@ def test_no_such_queue_is_503_at_once(own_stack: Stack, fresh_broker: PrivateNod
     fresh_broker.ctl('delete_queue', f'crew.tasks.{own_stack.queue}')
     answer = front.get('/')
     assert answer.status == 503
-    assert 'no queue' in front.text
+    front.await_log('there is no queue')
 
 
 def test_nobody_takes_the_request_in_time(own_stack: Stack) -> None:

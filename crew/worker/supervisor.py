@@ -73,7 +73,7 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps worker processes alive until told to end.
+    """Keeps worker processes alive until told to end. Handles this process's signals from the moment it is made.
 
     Args:
         policy: see :class:`Policy`.
@@ -94,13 +94,13 @@ class Supervisor:
         self._exit_code = 0
         self._owner = policy.lifeline
         self._lifeline, self._lifeline_held = os.pipe()
+        self._signals = self._watch_signals()
 
     def run(self) -> int:
         """Supervise until ``SIGTERM`` or ``SIGINT``; return the exit code.
 
         The first signal lets the processes finish what they run, a second one ends them at once.
         """
-        signals = self._watch_signals()
         try:
             while self._children or self._ending is None:
                 now = time.monotonic()
@@ -108,7 +108,7 @@ class Supervisor:
                     self._fill(now)
                 for child in list(self._children.values()):
                     self._watch(child, now)
-                self._await_event(signals)
+                self._await_event(self._signals)
                 self._reap()
         finally:
             for child in self._children.values():
