@@ -13,6 +13,7 @@ __all__ = [
     'CrewError',
     'DuplicateTaskId',
     'ExpirationError',
+    'NodeError',
     'ProtocolError',
     'RemoteError',
     'TaskError',
@@ -110,3 +111,15 @@ class BrokerRefused(CrewError):
 
 class ProtocolError(CrewError):
     """Raised when a message is not what docs/protocol.md says."""
+
+
+class NodeError(CrewError):
+    """Raised when a private node cannot be started or used.
+
+    Attributes:
+        log: what the node itself wrote, or an empty string.
+    """
+
+    def __init__(self, message: str, *, log: str = '') -> None:
+        super().__init__(message)
+        self.log = log

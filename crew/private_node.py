@@ -22,19 +22,14 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from crew.exceptions import CrewError
+from crew.exceptions import NodeError
+from crew.installation import find_epmd, required_server, search_path
 
-__all__ = ['NodeError', 'PrivateNode', 'find_server']
-
-INSTALL_HINT = (
-    'rabbitmq-server is not installed: apt-get install rabbitmq-server | dnf install rabbitmq-server | '
-    'brew install rabbitmq, or set CREW_RABBITMQ_SERVER to its path '
-    '(or use another broker: docker run --rm -p 127.0.0.1:5672:5672 rabbitmq:4)'
-)
+__all__ = ['PrivateNode']
 
 NODE_NAME = 'crew@localhost'
 
@@ -76,69 +71,8 @@ METHOD_FRAME_ON_CHANNEL_0 = b'\x01\x00\x00'
 CONNECTION_START = b'\x00\x0a\x00\x0a'
 
 
-class NodeError(CrewError):
-    """Raised when a private node cannot be started or used.
-
-    Attributes:
-        log: what the node itself wrote, or an empty string.
-    """
-
-    def __init__(self, message: str, *, log: str = '') -> None:
-        super().__init__(message)
-        self.log = log
-
-
 class PortTaken(NodeError):
     """Raised when something else listens on a port that was to be the node's."""
-
-
-# Finding the installed programs.
-
-
-def find_server() -> Path | None:
-    """Find RabbitMQ's own ``rabbitmq-server`` script.
-
-    ``$CREW_RABBITMQ_SERVER`` comes first, then where Debian, Red Hat and Homebrew put it, then ``PATH``. The wrapper
-    that packages put into ``/usr/sbin`` is passed over, because it insists on the user ``rabbitmq``.
-
-    Returns:
-        The path, or None when RabbitMQ is not installed.
-    """
-    return next((path for path in _candidates() if _is_server(path)), None)
-
-
-def _candidates() -> Iterator[Path]:
-    chosen = os.environ.get('CREW_RABBITMQ_SERVER')
-    if chosen:
-        yield Path(chosen)
-        return
-    yield Path('/usr/lib/rabbitmq/bin/rabbitmq-server')
-    yield from sorted(Path('/usr/lib/rabbitmq/lib').glob('*/sbin/rabbitmq-server'), reverse=True)
-    yield Path('/opt/homebrew/sbin/rabbitmq-server')
-    yield Path('/usr/local/sbin/rabbitmq-server')
-    for directory in os.get_exec_path():
-        yield Path(directory, 'rabbitmq-server')
-
-
-def _is_server(path: Path) -> bool:
-    # The real script reads rabbitmq-env beside it; the packages' wrapper is a link to a script of another name.
-    real = path.resolve()
-    return real.name == 'rabbitmq-server' and os.access(real, os.X_OK) and real.with_name('rabbitmq-env').exists()
-
-
-def _search_path() -> str:
-    # Cron jobs and IDEs often run without the places where Homebrew and others link Erlang's commands.
-    return os.pathsep.join([*os.get_exec_path(), '/usr/local/bin', '/opt/homebrew/bin', '/usr/bin', '/bin'])
-
-
-def _find_epmd() -> Path:
-    erl = shutil.which('erl', path=_search_path())
-    if erl is not None and (beside := Path(erl).resolve().with_name('epmd')).exists():
-        return beside
-    epmd = shutil.which('epmd', path=_search_path())
-    if epmd is None:
-        raise NodeError('Erlang is not installed or not on PATH: rabbitmq-server needs its commands erl and epmd')
-    return Path(epmd)
 
 
 # Ports.
@@ -279,7 +213,7 @@ class PrivateNode:
         # rabbitmqctl would start an epmd where none runs, and leave it behind.
         if not self.alive():
             raise NodeError('the private node does not run: call start() first')
-        command = [str(_required_server().with_name('rabbitmqctl')), '--quiet', '--node', NODE_NAME, *arguments]
+        command = [str(required_server().with_name('rabbitmqctl')), '--quiet', '--node', NODE_NAME, *arguments]
         try:
             done = subprocess.run(
                 command, env=self._environ(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
@@ -306,7 +240,7 @@ class PrivateNode:
             return
         # Of one that died by itself, its epmd is left.
         self._end_processes()
-        server, epmd = _required_server(), _find_epmd()
+        server, epmd = required_server(), find_epmd()
         try:
             self._watch()
             self._prepare_directory()
@@ -394,7 +328,7 @@ class PrivateNode:
         # Not the owner's environment: its RABBITMQ_*, ERL_* and NOTIFY_SOCKET may speak of another node.
         kept = {name: value for name, value in os.environ.items() if name in ('TMPDIR', 'LD_LIBRARY_PATH')}
         return kept | {
-            'PATH': _search_path(),
+            'PATH': search_path(),
             'LC_ALL': 'en_US.UTF-8' if sys.platform == 'darwin' else 'C.UTF-8',
             'HOME': str(self.directory),
             'RABBITMQ_NODENAME': NODE_NAME,
@@ -510,13 +444,6 @@ class PrivateNode:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def _required_server() -> Path:
-    server = find_server()
-    if server is None:
-        raise NodeError(INSTALL_HINT)
-    return server
 
 
 def _last_words(log: str) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from crew import logs
-from crew.private_node import NodeError, PrivateNode
+from crew.exceptions import NodeError
+from crew.private_node import PrivateNode
 from crew_wsgi import front, worker
 from crew_wsgi.options import Parser, add_broker, add_logging, add_version
 

@@ -8,7 +8,7 @@ set -eu
 
 [ $# -gt 0 ] || set -- rabbitmq-server python3-venv
 
-# The same places as find_server() in crew/private_node.py.
+# The same places as find_server() in crew/installation.py.
 has_rabbitmq() {
     if [ -n "${CREW_RABBITMQ_SERVER:-}" ]; then
         [ -x "$CREW_RABBITMQ_SERVER" ]

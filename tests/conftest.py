@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from crew.private_node import PrivateNode, find_server
+from crew.installation import find_server
+from crew.private_node import PrivateNode
 from tests.stack import Stack
 
 

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from crew import private_node
-from crew.private_node import NodeError, PrivateNode
+from crew.exceptions import NodeError
+from crew.private_node import PrivateNode
 from tests.waiting import wait_until
 
 
