@@ -160,7 +160,7 @@ class Client:
             return
         if isinstance(message, Reply) and message.correlation_id not in self._calls:
             self.counters.late += 1
-            log.info('the reply to call %s came too late', message.correlation_id)
+            log.debug('the reply to call %s came too late', message.correlation_id)
             return
         self._do(self._calls.receive(message, now=self._loop.time(), wall=time.time()))
 
