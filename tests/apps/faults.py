@@ -40,6 +40,13 @@ def spin(query: dict[str, str]) -> None:
         pass
 
 
+def compute(query: dict[str, str]) -> None:
+    """Compute without a pause."""
+    end = time.monotonic() + float(query['for'])
+    while time.monotonic() < end:
+        pass
+
+
 def clean(query: dict[str, str]) -> None:
     """Compute for ever, but clean up when told to end."""
     try:
@@ -92,6 +99,7 @@ BEHAVIOURS = {
     '/': lambda query: None,
     '/sleep': sleep,
     '/spin': spin,
+    '/compute': compute,
     '/clean': clean,
     '/swallow': swallow,
     '/syscall': syscall,
