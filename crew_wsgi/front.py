@@ -18,7 +18,17 @@ from crew import logs, topology
 from crew.exceptions import BrokerRefused
 from crew.master.client import Client
 from crew_wsgi.handler import MAX_BODY, Handler, Limits, Server
-from crew_wsgi.options import DEFAULT_URL, Parser, add_broker, add_lifeline, add_logging, add_version, count, seconds
+from crew_wsgi.options import (
+    DEFAULT_URL,
+    Parser,
+    add_broker,
+    add_graceful_timeout,
+    add_lifeline,
+    add_logging,
+    add_version,
+    count,
+    seconds,
+)
 
 __all__ = ['Front', 'main']
 
@@ -198,13 +208,7 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         help='without a byte of the request body, else 408, or of the response, which is then cut '
         '(default: %(default)g)',
     )
-    group.add_argument(
-        '--graceful-timeout',
-        type=seconds,
-        metavar='S',
-        default=28.0,
-        help='for requests in flight when told to end (default: %(default)g)',
-    )
+    add_graceful_timeout(group)
     group.add_argument(
         '--max-inflight',
         type=count,

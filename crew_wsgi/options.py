@@ -11,6 +11,7 @@ from crew.transports.asyncio import parameters
 __all__ = [
     'Parser',
     'add_broker',
+    'add_graceful_timeout',
     'add_lifeline',
     'add_logging',
     'add_version',
@@ -95,6 +96,17 @@ def add_logging(parser: argparse.ArgumentParser) -> None:
     group.add_argument('-v', '--verbose', action='count', default=0, help='more; twice for the libraries too')
     group.add_argument(
         '--log-format', choices=('text', 'json'), default='text', help='a JSON object a line for machines'
+    )
+
+
+def add_graceful_timeout(to: argparse._ActionsContainer) -> None:
+    """Add how long an end may take."""
+    to.add_argument(
+        '--graceful-timeout',
+        type=seconds,
+        metavar='S',
+        default=28.0,
+        help='for requests that wait or run when told to end (default: %(default)g)',
     )
 
 

@@ -19,7 +19,17 @@ from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
 from crew_wsgi.loader import add_app_dir, load_application
 from crew_wsgi.messages import CONTENT_TYPE, decode_request, encode_response
-from crew_wsgi.options import DEFAULT_URL, Parser, add_broker, add_lifeline, add_logging, add_version, count, seconds
+from crew_wsgi.options import (
+    DEFAULT_URL,
+    Parser,
+    add_broker,
+    add_graceful_timeout,
+    add_lifeline,
+    add_logging,
+    add_version,
+    count,
+    seconds,
+)
 
 __all__ = ['main', 'wsgi_task']
 
@@ -61,13 +71,7 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     group = result.add_argument_group('limits, in seconds')
     group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
     add_kill_after(group)
-    group.add_argument(
-        '--graceful-timeout',
-        type=seconds,
-        metavar='S',
-        default=28.0,
-        help='for requests that run when told to end (default: %(default)g)',
-    )
+    add_graceful_timeout(group)
     result.add_argument('--debug', action='store_true', help=DEBUG_HELP)
     add_logging(result)
     add_lifeline(result)

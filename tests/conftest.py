@@ -49,3 +49,11 @@ def stack(amqp_url: str, queue: str, tmp_path: Path) -> Iterator[Stack]:
     stack = Stack(amqp_url, queue, tmp_path)
     yield stack
     stack.close()
+
+
+@pytest.fixture
+def own_stack(fresh_broker: PrivateNode, queue: str, tmp_path: Path) -> Iterator[Stack]:
+    """Fronts and workers on a broker of their own, which the test may break or search."""
+    stack = Stack(fresh_broker.url, queue, tmp_path)
+    yield stack
+    stack.close()

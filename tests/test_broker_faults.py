@@ -1,20 +1,8 @@
 """The broker goes away, comes back, takes no messages, or loses a queue: all are answered, and it heals."""
 
-from pathlib import Path
-
-import pytest
-
 from crew.private_node import PrivateNode
 from tests.stack import Front, Stack
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def own_stack(fresh_broker: PrivateNode, queue: str, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A stack on a broker of its own, which the test may break."""
-    stack = Stack(fresh_broker.url, queue, tmp_path)
-    yield stack
-    stack.close()
 
 
 def await_status(front: Front, status: int) -> None:

@@ -2,9 +2,7 @@
 
 import asyncio
 import struct
-from pathlib import Path
 
-import pytest
 from pika import frame, spec
 
 from crew import codec, topology
@@ -93,22 +91,14 @@ def test_a_worker_survives_each_and_none_comes_back(stack: Stack, broker: Privat
     assert worker.text.count('taking requests from') == 1
 
 
-@pytest.fixture
-def lone_stack(fresh_broker: PrivateNode, queue: str, tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A stack on a broker of its own, so that its private queues can be found."""
-    stack = Stack(fresh_broker.url, queue, tmp_path)
-    yield stack
-    stack.close()
-
-
-def test_a_front_and_an_inbox_survive_each(lone_stack: Stack, fresh_broker: PrivateNode) -> None:
-    front = lone_stack.front().await_ready()
-    worker = lone_stack.worker('faults:app').await_ready()
+def test_a_front_and_an_inbox_survive_each(own_stack: Stack, fresh_broker: PrivateNode) -> None:
+    front = own_stack.front().await_ready()
+    worker = own_stack.worker('faults:app').await_ready()
     queues = fresh_broker.ctl('list_queues', '--quiet', '--no-table-headers', 'name').split()
     private = [name for name in queues if not name.startswith('crew.tasks.')]
     assert len(private) == 2
     for name in private:
-        asyncio.run(publish_poison(lone_stack.amqp_url, name, list(POISON)))
+        asyncio.run(publish_poison(own_stack.amqp_url, name, list(POISON)))
     assert front.get('/').status == 200
     assert 'was lost' not in front.text + worker.text
     assert worker.text.count('taking requests from') == 1
