@@ -47,7 +47,7 @@ class ExpirationError(TaskError):
 
     def __init__(
         self,
-        message: str = 'All workers are gone: nobody took the call in time',
+        message: str = 'no worker took the call in time: all are gone or busy',
         *,
         reason: str = 'expired',
         time: float | None = None,

@@ -5,9 +5,12 @@ import logging
 import sys
 from typing import Literal
 
-__all__ = ['LogFormat', 'set_up']
+__all__ = ['LogFormat', 'restore', 'set_up']
 
 LogFormat = Literal['text', 'json']
+
+OURS = ('crew', 'crew_wsgi')
+LIBRARIES = ('asyncio', 'pika', 'tornado')
 
 TEXT = '%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s'
 
@@ -31,18 +34,29 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(verbosity: int = 0, log_format: LogFormat = 'text') -> None:
-    """Send this process's log to standard error.
+    """Send what crew logs in this process to standard error.
+
+    Only crew's own loggers are touched: the root is the application's, which may configure it as it likes.
 
     Args:
-        verbosity: 0 for what matters, 1 for debugging crew, 2 for the libraries too.
+        verbosity: 0 for what matters, 1 for debugging crew, 2 for the libraries under it too.
         log_format: ``text``, or ``json`` for one object a line.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == 'json' else logging.Formatter(TEXT))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO if verbosity == 0 else logging.DEBUG)
-    # pika reports as errors what crew reports in its own words, and asyncio its choice of a selector.
-    logging.getLogger('pika').setLevel(logging.DEBUG if verbosity > 1 else logging.CRITICAL)
-    logging.getLogger('asyncio').setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
-    logging.getLogger('tornado').setLevel(logging.DEBUG if verbosity > 0 else logging.ERROR)
+    for name in (*OURS, *(LIBRARIES if verbosity > 1 else ())):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.INFO if verbosity == 0 else logging.DEBUG)
+    if verbosity < 2:
+        # They report as errors what crew reports in its own words.
+        logging.getLogger('pika').setLevel(logging.CRITICAL)
+        logging.getLogger('tornado').setLevel(logging.ERROR)
+
+
+def restore() -> None:
+    """Enable crew's loggers again, which an application's ``logging.config`` has disabled unless it said otherwise."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition('.')[0] in OURS:
+            logger.disabled = False

@@ -5,6 +5,7 @@ import re
 import sys
 from typing import Any
 from urllib.parse import unquote_to_bytes
+from wsgiref.util import FileWrapper
 
 from crew_wsgi.messages import Request
 
@@ -38,6 +39,7 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'wsgi.input': io.BytesIO(request.body),
         'wsgi.input_terminated': True,
         'wsgi.errors': sys.stderr,
+        'wsgi.file_wrapper': FileWrapper,
         'wsgi.multithread': multithread,
         'wsgi.multiprocess': multiprocess,
         'wsgi.run_once': False,

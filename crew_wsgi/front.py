@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -246,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.max_body > MAX_BODY:
         command.error(f'--max-body: a body travels in one message, so {MAX_BODY} bytes is the most')
     logs.set_up(options.verbose, options.log_format)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
     try:
         sockets = netutil.bind_sockets(options.port, options.host, backlog=2048)
     except OSError as error:

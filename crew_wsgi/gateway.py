@@ -57,7 +57,7 @@ def run_application(
         ApplicationError: the application broke a rule.
         Exception: whatever it raised.
     """
-    execution = _Execution(environ['REQUEST_METHOD'], max_body)
+    execution = _Execution(environ, max_body)
     result = application(environ, execution.start_response)
     try:
         for piece in result:
@@ -75,8 +75,9 @@ def run_application(
 class _Execution:
     """What the application has said so far."""
 
-    def __init__(self, method: str, max_body: int) -> None:
-        self._method = method
+    def __init__(self, environ: dict[str, Any], max_body: int) -> None:
+        self._method = environ['REQUEST_METHOD']
+        self._request_id = environ.get('crew.request_id', '')
         self._max_body = max_body
         self._status: str | None = None
         self._headers: HeaderPairs = ()
@@ -102,7 +103,7 @@ class _Execution:
         # RFC 9110 §5.5: blanks around a value do not belong to it.
         self._headers = end_to_end((name, value.strip(' \t')) for name, value in headers)
         if len(self._headers) < len(headers):
-            log.warning('hop-by-hop headers of the application were dropped: they are the server’s own')
+            log.warning('request %s: hop-by-hop headers were dropped, they are the server’s own', self._request_id)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -162,7 +163,12 @@ class _Execution:
         if length is not None and len(body) < length:
             raise ApplicationError(f'the body has {len(body)} bytes, but its Content-Length says {length}')
         if length is not None and len(body) > length:
-            log.warning('a body of %d bytes was cut to its Content-Length of %d', len(body), length)
+            log.warning(
+                'request %s: %d bytes were cut to their Content-Length, %d',
+                self._request_id,
+                len(body),
+                length,
+            )
             body = body[:length]
         return self._response(body, len(body))
 

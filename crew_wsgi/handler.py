@@ -320,6 +320,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._stop_timer()
         self._body.clear()
         self._server.refuse(self)
+        self._note = f' ({problem.detail})'
         response = respond(problem, self._headers.get('Accept', ''))
         self._write(response, close=self._has_body)
         # Who waits for 100 sends nothing, and a length that Tornado cannot count would draw its own answer behind ours.

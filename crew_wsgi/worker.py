@@ -56,7 +56,10 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
         environ = build_environ(request, multithread=multithread, multiprocess=multiprocess)
         environ['crew.disconnected'] = lambda: run.cancelled
         response = run_application(application, environ, max_body=MAX_RESPONSE, cancelled=lambda: run.cancelled)
-        log.debug('%s: %s in %.1f ms', run.text, response.status, 1000 * (run.timeout - run.time_left()))
+        milliseconds = 1000 * (run.timeout - run.time_left())
+        # Frameworks log their own exceptions, but know no request id; this line beside it has it.
+        level = logging.WARNING if response.code >= 500 else logging.DEBUG
+        log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
         return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
 
     return task
@@ -152,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda ties: serve(settings, load, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
-    log.info('serving %s from queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
+    log.info('starting %s on queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
     return supervisor.run()
 
 

@@ -155,7 +155,7 @@ def test_a_request_whose_client_hung_up_in_the_queue_is_not_run(stack: Stack) ->
 def test_a_worker_told_to_end_while_it_starts_ends_well(stack: Stack) -> None:
     for _ in range(8):
         worker = stack.worker('faults:app', '--processes', '2')
-        worker.await_log('serving faults:app')
+        worker.await_log('starting faults:app')
         assert worker.terminate() == 0, worker.text
 
 

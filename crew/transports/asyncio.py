@@ -491,6 +491,8 @@ def _words(error: BaseException) -> str:
     error = _innermost(error)
     if isinstance(error, (ChannelClosedByBroker, ConnectionClosedByBroker)):
         return f'{error.reply_code} {error.reply_text}'
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__

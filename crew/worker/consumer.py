@@ -316,7 +316,7 @@ class Consumer:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), max(0.0, deadline - self._loop.time()))
         for run in self._held:
-            log.error('%s is abandoned: it did not end within %g s', run.text, patience)
+            log.error('%s is abandoned: it has not ended', run.text)
         return not self._held
 
     async def _give_back(self) -> None:

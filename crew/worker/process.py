@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
+from crew import logs
 from crew.exceptions import BrokerRefused
 from crew.worker.clock import Clock
 from crew.worker.consumer import Consumer, Settings
@@ -75,6 +76,7 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     except CannotStart as error:
         log.error('%s', error)
         return CANNOT_START
+    logs.restore()
     if gevent:
         return _serve_greenlets(settings, task, ties, signals)
     connection = _ConnectionThread(settings, lambda on_finished: ThreadRunner(settings.slots, task, on_finished))

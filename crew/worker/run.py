@@ -41,7 +41,7 @@ class Run:
         self.timeout = timeout
         self.cancelled = False
         self.interrupted = False
-        self.text = call.correlation_id
+        self.text = f'call {call.correlation_id}'
         self._clock = clock
 
     def describe(self, text: str) -> None:

@@ -70,6 +70,14 @@ class _Child:
     doomed: str = ''
     doomed_run: Record | None = None
     spoken_for: set[tuple[str, float]] = field(default_factory=set)
+    stacks_read: int = 0
+
+    def new_stacks(self) -> str:
+        """Return what it has written of its stacks since the last time; it does so on ``SIGQUIT``."""
+        # Not by seeking: the file's position is shared with the child, who writes there.
+        data = os.pread(self.stacks.fileno(), 1024 * 1024, self.stacks_read)
+        self.stacks_read += len(data)
+        return data.decode('utf-8', 'replace').rstrip()
 
 
 class Supervisor:
@@ -123,7 +131,7 @@ class Supervisor:
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGQUIT):
             signal.signal(number, lambda *_: None)
         return reading
 
@@ -137,6 +145,9 @@ class Supervisor:
             for number in os.read(signals, 4096):
                 if number in (signal.SIGTERM, signal.SIGINT):
                     self._told_to_end()
+                elif number == signal.SIGQUIT:
+                    for pid in self._children:
+                        _kill(pid, signal.SIGQUIT)
 
     def _told_to_end(self) -> None:
         if self._ending is not None:
@@ -209,8 +220,11 @@ class Supervisor:
         else:
             for record in child.clock.running():
                 self._watch_run(child, record, now)
-        if child.kill_at is not None and now >= child.kill_at:
-            self._execute(child)
+        if child.kill_at is not None:
+            if now >= child.kill_at:
+                self._execute(child)
+        elif stacks := child.new_stacks():
+            log.warning('worker process %d is here:\n%s', child.pid, stacks)
 
     def _watch_run(self, child: _Child, record: Record, now: float) -> None:
         age = now - record.started
@@ -265,9 +279,7 @@ class Supervisor:
             log.warning('worker process %d lives on: %s ended at the last moment', child.pid, run.text)
             child.doomed, child.doomed_run, child.kill_at = '', None, None
             return
-        child.stacks.seek(0)
-        stacks = child.stacks.read().decode('utf-8', 'replace').rstrip()
-        log.error('worker process %d is killed: %s; it is here:\n%s', child.pid, child.doomed, stacks)
+        log.error('worker process %d is killed: %s; it is here:\n%s', child.pid, child.doomed, child.new_stacks())
         child.kill_at = float('inf')
         _kill(child.pid, signal.SIGKILL)
 
