@@ -163,12 +163,8 @@ class _Execution:
         if length is not None and len(body) < length:
             raise ApplicationError(f'the body has {len(body)} bytes, but its Content-Length says {length}')
         if length is not None and len(body) > length:
-            log.warning(
-                'request %s: %d bytes were cut to their Content-Length, %d',
-                self._request_id,
-                len(body),
-                length,
-            )
+            cut = f'a body of {len(body)} bytes was cut to its Content-Length of {length}'
+            log.warning('%s (request %s)', cut, self._request_id)
             body = body[:length]
         return self._response(body, len(body))
 
