@@ -18,7 +18,8 @@ from tornado.httpserver import HTTPServer
 from crew import logs, topology
 from crew.exceptions import BrokerRefused
 from crew.master.client import Client
-from crew_wsgi.handler import MAX_BODY, Handler, Limits, Server
+from crew_wsgi.handler import Handler, Limits, Server
+from crew_wsgi.messages import MAX_BODY
 from crew_wsgi.options import (
     DEFAULT_URL,
     Parser,

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 from crew_wsgi.headers import HeaderPairs, end_to_end
 from crew_wsgi.messages import Response
 
-__all__ = ['Application', 'ApplicationError', 'run_application']
+__all__ = ['Application', 'ApplicationError', 'StartResponse', 'run_application']
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,8 @@ class _Execution:
                 exc_info = None  # it holds the frame that holds it
         elif self._status is not None:
             raise ApplicationError('start_response was called twice without exc_info')
-        self._check(status, headers)
+        self._headers = end_to_end(self._checked(status, headers))
         self._status = status
-        # RFC 9110 §5.5: blanks around a value do not belong to it.
-        self._headers = end_to_end((name, value.strip(' \t')) for name, value in headers)
         if len(self._headers) < len(headers):
             log.warning('request %s: hop-by-hop headers were dropped, they are the server’s own', self._request_id)
         return self.write
@@ -123,7 +121,7 @@ class _Execution:
         return bool(self._pieces)
 
     @staticmethod
-    def _check(status: str, headers: list[tuple[str, str]]) -> None:
+    def _checked(status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if not isinstance(status, str):
             raise ApplicationError(f'the status must be a string, not {type(status).__name__}')
         if not isinstance(headers, list):
@@ -131,10 +129,13 @@ class _Execution:
         for pair in headers:
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                 raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
+        # RFC 9110 §5.5: blanks around a value do not belong to it.
+        stripped = [(name, value.strip(' \t')) for name, value in headers]
         try:
-            Response(status=status, headers=[(name, value.strip(' \t')) for name, value in headers])
+            Response(status=status, headers=stripped)
         except ValueError as error:
             raise ApplicationError(str(error)) from error
+        return stripped
 
     # What becomes of it
 

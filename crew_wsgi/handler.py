@@ -19,10 +19,10 @@ from crew.exceptions import ConnectionError, CrewError, ProtocolError
 from crew.master.client import Client
 from crew.messages import Call, Reply
 from crew_wsgi.headers import end_to_end, is_token
-from crew_wsgi.messages import CONTENT_TYPE, Request, Response, decode_response, encode_request
+from crew_wsgi.messages import CONTENT_TYPE, MAX_BODY, Request, Response, decode_response, encode_request
 from crew_wsgi.problems import TOO_MANY, UNAVAILABLE, Problem, bad_request, problem_of, respond
 
-__all__ = ['MAX_BODY', 'Handler', 'Limits', 'Server']
+__all__ = ['Handler', 'Limits', 'Server']
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger('crew_wsgi.access')
@@ -31,9 +31,6 @@ access_log = logging.getLogger('crew_wsgi.access')
 IDEMPOTENT = frozenset({'GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'})
 
 _REQUEST_ID = re.compile(r'[\x21-\x7e]{1,128}')
-
-#: RabbitMQ 4 refuses messages over 16 MiB by default, and a body travels in one message.
-MAX_BODY = 8 * 1024 * 1024
 
 #: How long a client that was refused may go on sending before it is cut off: closing at once would reset the
 #: connection, and the client would lose the answer (RFC 9112 §9.6).

@@ -18,7 +18,7 @@ from crew_wsgi.debug import load_debugged, reload_on_change
 from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
 from crew_wsgi.loader import add_app_dir, load_application
-from crew_wsgi.messages import CONTENT_TYPE, decode_request, encode_response
+from crew_wsgi.messages import CONTENT_TYPE, MAX_BODY, decode_request, encode_response
 from crew_wsgi.options import (
     DEFAULT_URL,
     Parser,
@@ -37,9 +37,6 @@ log = logging.getLogger('crew_wsgi.worker')
 
 DEBUG_HELP = 'reload on code change, and werkzeug’s debugger in the browser; never where strangers reach it'
 
-#: RabbitMQ 4 refuses messages over 16 MiB by default; a longer response needs streaming.
-MAX_RESPONSE = 8 * 1024 * 1024
-
 
 def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool) -> Task:
     """Return the task that runs an application once for each call.
@@ -55,7 +52,7 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
         run.describe(f'{request.method} {request.target} (request {request.request_id})')
         environ = build_environ(request, multithread=multithread, multiprocess=multiprocess)
         environ['crew.disconnected'] = lambda: run.cancelled
-        response = run_application(application, environ, max_body=MAX_RESPONSE, cancelled=lambda: run.cancelled)
+        response = run_application(application, environ, max_body=MAX_BODY, cancelled=lambda: run.cancelled)
         milliseconds = 1000 * (run.timeout - run.time_left())
         # Frameworks log their own exceptions, but know no request id; this line beside it has it.
         level = logging.WARNING if response.code >= 500 else logging.DEBUG

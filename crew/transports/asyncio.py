@@ -115,9 +115,13 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
         if given_up:
             # pika's own abort fails once it has a stream; without one it is the only way. Either comes to its end, and
             # closes the socket, within the next turns of the loop.
-            services.abort() if services.connected else workflow.abort()
+            if services.connected:
+                services.abort()
+            else:
+                workflow.abort()
             await asyncio.wait({opened}, timeout=1.0)
-            opened.cancelled() or opened.cancel() or opened.exception()
+            if not opened.cancel():
+                opened.exception()  # seen, so the loop does not complain that nobody looked
     if given_up:
         raise ConnectionError(f'no answer from the broker at {safe_url(url)} within {timeout:g} s')
     return AsyncioConnection(opened.result(), services, url)
@@ -234,6 +238,7 @@ class AsyncioChannel:
         except AMQPError as error:
             raise ConnectionError(f'the connection to the broker is gone: {_words(error)}') from error
         self._pika.add_on_close_callback(lambda _, error: self._closed_by(error))
+        self._pika.add_on_cancel_callback(self._consumer_lost)
         if self._on_return is not None:
             self._pika.add_on_return_callback(self._returned)
         await opened
@@ -284,7 +289,6 @@ class AsyncioChannel:
             nonlocal tag
             tag = self._pika.basic_consume(queue, on_message, auto_ack=no_ack, callback=done)
 
-        self._pika.add_on_cancel_callback(self._consumer_lost)
         await self._ask(start)
         return tag
 

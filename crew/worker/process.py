@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO
 
@@ -25,7 +25,7 @@ from crew.worker.consumer import Consumer, Settings
 from crew.worker.run import OnFinished, Runner, Task
 from crew.worker.threads import ThreadRunner
 
-__all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'Ties', 'end', 'serve']
+__all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'Ties', 'end', 'serve', 'signal_pipe']
 
 log = logging.getLogger(__name__)
 
@@ -141,16 +141,21 @@ class _ConnectionThread:
         return 0 if await consumer.run(stop) else GAVE_UP
 
 
-def _watch_signals() -> int:
-    """Let ``SIGTERM`` be written into a pipe; return the end to read."""
+def signal_pipe(numbers: Iterable[signal.Signals]) -> int:
+    """Let signals do nothing but be written into a pipe, as bytes of their numbers; return the end to read."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
-    # A terminal sends Ctrl-C to every process; the supervisor decides what it means. (Not SIG_IGN, which programs that
-    # the application starts would inherit.)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in numbers:
+        # Not SIG_IGN, which programs that this process starts would inherit.
+        signal.signal(number, lambda *_: None)
+    return reading
+
+
+def _watch_signals() -> int:
+    # A terminal sends Ctrl-C to every process; the supervisor decides what it means.
+    reading = signal_pipe((signal.SIGTERM, signal.SIGINT))
     _shield_forks()
     # What was sent since the fork arrives now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -18,7 +18,7 @@ from typing import IO
 
 from crew.messages import Accept
 from crew.worker.clock import Clock, Record
-from crew.worker.process import CANNOT_START, GAVE_UP, SIGNALS, Ties, end
+from crew.worker.process import CANNOT_START, GAVE_UP, SIGNALS, Ties, end, signal_pipe
 
 __all__ = ['Policy', 'Supervisor']
 
@@ -102,7 +102,7 @@ class Supervisor:
         self._exit_code = 0
         self._owner = policy.lifeline
         self._lifeline, self._lifeline_held = os.pipe()
-        self._signals = self._watch_signals()
+        self._signals = signal_pipe((*SIGNALS, signal.SIGQUIT))
 
     def run(self) -> int:
         """Supervise until ``SIGTERM`` or ``SIGINT``; return the exit code.
@@ -116,7 +116,7 @@ class Supervisor:
                     self._fill(now)
                 for child in list(self._children.values()):
                     self._watch(child, now)
-                self._await_event(self._signals)
+                self._await_event()
                 self._reap()
         finally:
             for child in self._children.values():
@@ -126,23 +126,14 @@ class Supervisor:
 
     # Signals
 
-    def _watch_signals(self) -> int:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        for number in (*SIGNALS, signal.SIGQUIT):
-            signal.signal(number, lambda *_: None)
-        return reading
-
-    def _await_event(self, signals: int) -> None:
-        watched = [signals] if self._owner is None else [signals, self._owner]
+    def _await_event(self) -> None:
+        watched = [self._signals] if self._owner is None else [self._signals, self._owner]
         readable = select.select(watched, [], [], POLL)[0]
         if self._owner in readable and not os.read(self._owner, 4096):
             self._owner = None
             self._end_gracefully('standard input has ended')
-        if signals in readable:
-            for number in os.read(signals, 4096):
+        if self._signals in readable:
+            for number in os.read(self._signals, 4096):
                 if number in (signal.SIGTERM, signal.SIGINT):
                     self._told_to_end()
                 elif number == signal.SIGQUIT:
