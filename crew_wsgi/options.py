@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from crew import topology
-from crew.transports.asyncio import parameters
+from crew.transports.addresses import check
 
 __all__ = [
     'Parser',
@@ -53,7 +53,7 @@ def count(text: str) -> int:
 def amqp_url(text: str) -> str:
     """Read an AMQP URL."""
     try:
-        parameters(text)
+        check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

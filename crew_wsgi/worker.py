@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from crew import logs
 from crew.messages import Reply
-from crew.transports.asyncio import safe_url
+from crew.transports.addresses import safe_url
 from crew.worker.consumer import Settings
 from crew.worker.deliveries import Limits
 from crew.worker.process import serve

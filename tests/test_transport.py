@@ -13,7 +13,8 @@ from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError
 from crew.private_node import PrivateNode
 from crew.topology import Queue
-from crew.transports.asyncio import AsyncioChannel, AsyncioConnection, dial, safe_url
+from crew.transports.addresses import safe_url
+from crew.transports.asyncio import AsyncioChannel, AsyncioConnection, dial
 from crew.transports.base import Connection, Delivery
 from crew.transports.session import Session
 from tests.waiting import wait_until

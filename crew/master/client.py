@@ -16,8 +16,8 @@ from crew.envelope import Envelope
 from crew.exceptions import Blocked, ConnectionError, CrewError, ProtocolError
 from crew.messages import Call, Reply, Stop
 from crew.topology import Queue
+from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
-from crew.transports.asyncio import dial
 from crew.transports.base import Channel, Connection, Delivery
 from crew.transports.session import Session
 

@@ -27,12 +27,13 @@ from pika.frame import Header
 from pika.spec import Basic, BasicProperties
 
 from crew.envelope import Envelope
-from crew.exceptions import BrokerRefused, ConnectionError
+from crew.exceptions import BrokerRefused, ConnectionError, CrewError
 from crew.topology import Binding, Exchange, Queue
-from crew.transports.base import Delivery, OnDelivery, OnReturn
+from crew.transports.addresses import safe_url
+from crew.transports.base import Delivery, OnClosed, OnDelivery, OnReturn
 from crew.transports.services import AsyncioServices
 
-__all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters', 'safe_url']
+__all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters']
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ T = TypeVar('T')
 
 # AMQP 0-9-1 reply codes that say: you are set up wrongly; the same attempt later would fail the same way.
 REFUSALS = {403, 406, 530, 540}
+NOT_FOUND = 404
 
 # AMQP 0-9-1 §2.3.5, §4.2.6: type, channel and size of a frame; class, weight and body size of a content header.
 HEADER_FRAME = 2
@@ -72,16 +74,6 @@ def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
         'connection_name': f'{name} {socket.gethostname()}:{os.getpid()}',
     }
     return result
-
-
-def safe_url(url: str) -> str:
-    """Return the URL without its password, for logs."""
-    head, at, tail = url.partition('?')[0].rpartition('@')
-    scheme, separator, credentials = (head or tail).rpartition('://')
-    if not at:
-        # Perhaps the host was forgotten, and what looks like a port is the password.
-        return f'{scheme}{separator}{credentials.partition(":")[0]}'
-    return f'{scheme}{separator}{credentials.partition(":")[0]}@{tail}'
 
 
 async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'AsyncioConnection':
@@ -173,13 +165,31 @@ class AsyncioConnection:
         connection.add_on_connection_unblocked_callback(lambda *_: self.on_blocked(False))
 
     async def open_channel(
-        self, *, prefetch: int = 0, confirm: bool = False, on_return: OnReturn | None = None
+        self,
+        *,
+        prefetch: int = 0,
+        confirm: bool = False,
+        on_return: OnReturn | None = None,
+        on_closed: OnClosed | None = None,
     ) -> 'AsyncioChannel':
         """Open a channel; see the port."""
-        channel = AsyncioChannel(self._on_channel_closed, on_return)
+        channel = AsyncioChannel(self._on_channel_closed, on_return, on_closed)
         self._channels.add(channel)
         await channel.open(self._pika, prefetch, confirm)
         return channel
+
+    async def exists(self, queue: str) -> bool:
+        """Return whether there is a queue of this name; see the port."""
+        # The broker's way to say no is to close the channel.
+        channel = await self.open_channel(on_closed=lambda reason: None)
+        try:
+            await channel.look_up(queue)
+        except CrewError as error:
+            if isinstance(error.__cause__, ChannelClosedByBroker) and error.__cause__.reply_code == NOT_FOUND:
+                return False
+            raise
+        await channel.close()
+        return True
 
     async def close(self) -> None:
         """Send what is still to be sent, and close; see the port."""
@@ -206,8 +216,12 @@ class AsyncioConnection:
 
     def _on_channel_closed(self, channel: 'AsyncioChannel', reason: Exception, unexpected: bool, heard: bool) -> None:
         self._channels.discard(channel)
-        # A channel that the broker closed took its consumers and its acks with it: start from nothing.
-        if unexpected and self._pika.is_open:
+        if not unexpected or not self._pika.is_open:
+            return
+        if channel.on_closed is not None:
+            channel.on_closed(reason)
+        else:
+            # A channel that the broker closed took its consumers and its acks with it: start from nothing.
             level = logging.DEBUG if heard else logging.WARNING  # whoever waited for the channel reports the reason
             log.log(level, 'the broker closed a channel, so the connection is made anew: %s', reason)
             self._pika.close()
@@ -217,10 +231,14 @@ class AsyncioChannel:
     """A pika channel behind the port of ``transports.base``; made by :meth:`AsyncioConnection.open_channel`."""
 
     def __init__(
-        self, on_closed: Callable[['AsyncioChannel', Exception, bool, bool], None], on_return: OnReturn | None
+        self,
+        report: Callable[['AsyncioChannel', Exception, bool, bool], None],
+        on_return: OnReturn | None,
+        on_closed: OnClosed | None,
     ) -> None:
+        self.on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        self._on_closed = on_closed
+        self._report = report
         self._on_return = on_return
         self._waiting: set[asyncio.Future[Any]] = set()
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
@@ -270,6 +288,18 @@ class AsyncioChannel:
                     what.queue, what.exchange, arguments=dict(what.arguments), callback=done
                 )
             )
+
+    async def unbind(self, binding: Binding) -> None:
+        """Take a binding away; see the port."""
+        await self._ask(
+            lambda done: self._pika.queue_unbind(
+                binding.queue, binding.exchange, arguments=dict(binding.arguments), callback=done
+            )
+        )
+
+    async def look_up(self, queue: str) -> None:
+        """Ask for a queue, which closes the channel when there is none."""
+        await self._ask(lambda done: self._pika.queue_declare(queue, passive=True, callback=done))
 
     async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
         """Start to consume; see the port."""
@@ -378,13 +408,16 @@ class AsyncioChannel:
             reason = ConnectionError(f'the channel was closed: {_words(error)}')
         reason.__cause__ = error
         heard = not self._closing and self.lost(reason)
-        self._on_closed(self, reason, isinstance(error, ChannelClosedByBroker), heard)
+        self._report(self, reason, isinstance(error, ChannelClosedByBroker), heard)
 
     def _consumer_lost(self, _: Any) -> None:
         # The queue was deleted, or its node died. Closing the channel makes everything anew, the queue included.
         reason = ConnectionError('the broker cancelled a consumer: its queue was deleted or has moved')
         heard = self.lost(reason)
-        self._on_closed(self, reason, True, heard)
+        if self.on_closed is not None and self._pika.is_open:
+            self._closing = True
+            self._pika.close()
+        self._report(self, reason, True, heard)
 
     # Asking the broker
 

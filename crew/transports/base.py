@@ -12,7 +12,7 @@ from typing import Protocol
 from crew.envelope import Envelope
 from crew.topology import Binding, Exchange, Queue
 
-__all__ = ['Channel', 'Connection', 'Delivery', 'OnDelivery', 'OnReturn']
+__all__ = ['Channel', 'Connection', 'Delivery', 'OnClosed', 'OnDelivery', 'OnReturn']
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Delivery:
 
 OnDelivery = Callable[[Delivery], None]
 OnReturn = Callable[[Envelope, str], None]
+OnClosed = Callable[[Exception], None]
 
 
 class Channel(Protocol):
@@ -44,6 +45,13 @@ class Channel(Protocol):
 
         Raises:
             BrokerRefused: it exists with other arguments, or we may not.
+            ConnectionError: the connection was lost.
+        """
+
+    async def unbind(self, binding: Binding) -> None:
+        """Take a binding away; one that is not there is fine.
+
+        Raises:
             ConnectionError: the connection was lost.
         """
 
@@ -94,7 +102,12 @@ class Connection(Protocol):
     on_blocked: Callable[[bool], None]
 
     async def open_channel(
-        self, *, prefetch: int = 0, confirm: bool = False, on_return: OnReturn | None = None
+        self,
+        *,
+        prefetch: int = 0,
+        confirm: bool = False,
+        on_return: OnReturn | None = None,
+        on_closed: OnClosed | None = None,
     ) -> Channel:
         """Open a channel.
 
@@ -102,9 +115,20 @@ class Connection(Protocol):
             prefetch: how many deliveries each new consumer may hold unacknowledged; 0 is any number.
             confirm: whether the broker confirms what is published.
             on_return: gets messages that were published as mandatory and that no queue took, with their routing key.
+            on_closed: told the reason when the broker closes this channel alone, or cancels a consumer of it because
+                the queue is gone (the channel is then closed). Without it the whole connection is closed, to be made
+                anew. Not called when the connection is lost, which ``on_close`` tells.
 
         Raises:
             ConnectionError: the connection was lost.
+        """
+
+    async def exists(self, queue: str) -> bool:
+        """Return whether there is a queue of this name.
+
+        Raises:
+            ConnectionError: the connection was lost.
+            BrokerRefused: we may not ask.
         """
 
     async def close(self) -> None:

@@ -18,8 +18,8 @@ from crew.envelope import Envelope
 from crew.exceptions import CrewError, ProtocolError
 from crew.messages import Call, Cancel, Failure, Go, Returned, Stop
 from crew.topology import QueueType
+from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
-from crew.transports.asyncio import dial
 from crew.transports.base import Channel, Connection, Delivery
 from crew.transports.session import Session
 from crew.worker.clock import Clock

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from crew import codec
 from crew.exceptions import ConnectionError
 from crew.messages import Accept
-from crew.transports.asyncio import dial
+from crew.transports.addresses import dial
 
 __all__ = ['speak']
 
