@@ -4,27 +4,32 @@ Sans-IO: messages and the time come in, actions come out. The caller is the only
 waits and whether the call may have run already, so workers ask here before they start a call that they did not get
 fresh (docs/protocol.md, Questions).
 
-A call is in one of two states. State × event:
+A call is in one of three states. State × event:
 
 =========  ==================================  =====================================================================
 state      event                               what follows
 =========  ==================================  =====================================================================
+unsent     sent                                waiting
+unsent     queue time over                     :class:`ExpirationError`: there was no connection in all that time
+unsent     connection lost                     it goes on waiting for another
 waiting    accept                              running; a run is counted
 waiting    accept that asks                    *go* and running, or *stop* and :class:`WorkerLost`, by the rule below
 waiting    dead letter, queue time over        :class:`ExpirationError`; :class:`WorkerLost` if it had run
 running    accept that asks                    the worker died: *go*, or *stop* and :class:`WorkerLost`
 running    dead letter                         the worker died: published again, or :class:`WorkerLost`
 running    run time over                       :class:`TimeoutError`; the worker is told
-either     reply, error                        settled
-either     returned                            waiting; the delivery does not count as a run
-either     returned by the broker              :class:`Unroutable`
-either     cancelled by the caller             forgotten; a worker that runs it is told
+sent       reply, error                        settled
+sent       returned                            waiting; the delivery does not count as a run
+sent       returned by the broker              :class:`Unroutable`
+sent       connection lost                     :class:`ConnectionError`
+any        cancelled by the caller             forgotten; a worker that runs it is told
 unknown    accept that asks                    *stop*
 unknown    accept                              *cancel*
 =========  ==================================  =====================================================================
 
-The rule: a call may start if no run of it can have begun; or once more, if it is idempotent. A redelivery without a
-*returned* note counts as a run that began, and so does every *go*.
+(*sent* is waiting or running.) The rule: a call may start if no run of it can have begun; or once more, if it is
+idempotent, which its caller may know beforehand or its worker says in *accept*. A redelivery without a *returned* note
+counts as a run that began, and so does every *go*.
 """
 
 import heapq
@@ -96,6 +101,7 @@ class _Flight(Generic[Waiter]):
     idempotent: bool
     expiration: float
     deadline: float
+    sent: bool = True
     inbox: str = ''
     running: bool = False
     runs: int = 0
@@ -133,8 +139,9 @@ class Calls(Generic[Waiter]):
         expiration: float,
         idempotent: bool,
         now: float,
+        sent: bool = True,
     ) -> None:
-        """Remember a call that is being published.
+        """Remember a call that is being published, or will be.
 
         Args:
             correlation_id: its id.
@@ -142,15 +149,27 @@ class Calls(Generic[Waiter]):
             expiration: how long it may wait for a worker, in seconds.
             idempotent: whether it may run a second time when its worker dies.
             now: the time, in seconds on any clock that is used throughout.
+            sent: whether it is on its way; if not, :meth:`sent` tells when it is.
 
         Raises:
             DuplicateTaskId: a call with this id is in flight.
         """
         if correlation_id in self._flights:
             raise DuplicateTaskId(f'a call with the id {correlation_id!r} is in flight already')
-        deadline = now + expiration + QUEUE_GRACE
-        self._flights[correlation_id] = _Flight(waiter, idempotent, expiration, deadline)
+        deadline = now + expiration + (QUEUE_GRACE if sent else 0.0)
+        self._flights[correlation_id] = _Flight(waiter, idempotent, expiration, deadline, sent)
         self._watch(correlation_id, deadline)
+
+    def sent(self, correlation_id: str) -> None:
+        """Take note that a call which had to wait for a connection is on its way."""
+        flight = self._flights[correlation_id]
+        flight.sent = True
+        flight.deadline += QUEUE_GRACE
+        self._watch(correlation_id, flight.deadline)
+
+    def time_left(self, correlation_id: str, now: float) -> float:
+        """Return how long a call that is not sent may still wait, in seconds."""
+        return self._flights[correlation_id].deadline - now
 
     def cancel(self, correlation_id: str, reason: str = NOBODY) -> list[Action[Waiter]]:
         """Forget a call; nobody is given its outcome. Unknown ids are fine: it may have been settled just now."""
@@ -159,11 +178,21 @@ class Calls(Generic[Waiter]):
             return []
         return [self._cancel(flight.inbox, correlation_id, reason)]
 
-    def fail_all(self, error: CrewError) -> list[Action[Waiter]]:
-        """Settle every call with ``error``: the way to the broker is lost, and the reply queue with it."""
-        flights, self._flights = self._flights, {}
-        self._deadlines.clear()
-        return [Settle(flight.waiter, error) for flight in flights.values()]
+    def fail_sent(self, error: CrewError) -> list[Action[Waiter]]:
+        """Settle every call that was sent with ``error``: the way to the broker is lost, the reply queue with it."""
+        failed = [flight for flight in self._flights.values() if flight.sent]
+        self._flights = {id: flight for id, flight in self._flights.items() if not flight.sent}
+        return [Settle(flight.waiter, error) for flight in failed]
+
+    def fail_unsent(self, error: CrewError) -> list[Action[Waiter]]:
+        """Settle every call that was not sent with ``error``: there will be no connection."""
+        failed = [flight for flight in self._flights.values() if not flight.sent]
+        self._flights = {id: flight for id, flight in self._flights.items() if flight.sent}
+        return [Settle(flight.waiter, error) for flight in failed]
+
+    def fail(self, correlation_id: str, error: CrewError) -> list[Action[Waiter]]:
+        """Settle one call with ``error``."""
+        return self._settle(correlation_id, error)
 
     # Messages
 
@@ -193,12 +222,14 @@ class Calls(Generic[Waiter]):
 
     def unroutable(self, correlation_id: str, queue: str) -> list[Action[Waiter]]:
         """Take the broker's word that a call could not be routed."""
-        return self._settle(correlation_id, Unroutable(f'there is no queue {queue!r} at the broker'))
+        text = f'there is no queue {queue!r} at the broker: no worker has ever been there for it'
+        return self._settle(correlation_id, Unroutable(text))
 
     def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
         flight = self._flights.get(accept.correlation_id)
         if flight is None:
             return [self._stop(accept) if accept.ask else self._cancel(accept.inbox, accept.correlation_id, NOBODY)]
+        flight.idempotent = flight.idempotent or accept.idempotent
         if not accept.ask:
             flight.runs += not flight.counted
             self._run(flight, accept, now)
@@ -279,6 +310,10 @@ class Calls(Generic[Waiter]):
                 actions.append(Settle(flight.waiter, TimeoutError('the task ran past its time')))
             elif flight.runs:
                 actions.append(Settle(flight.waiter, _worker_lost(flight)))
+            elif not flight.sent:
+                text = 'the broker could not be reached in time'
+                error = ExpirationError(text, reason='unconnected', expiration=flight.expiration)
+                actions.append(Settle(flight.waiter, error))
             else:
                 actions.append(Settle(flight.waiter, ExpirationError(expiration=flight.expiration)))
         return actions

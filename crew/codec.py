@@ -13,8 +13,21 @@ from typing import Any
 
 from crew.envelope import MAX_SHORT_STRING, Envelope
 from crew.exceptions import ProtocolError
-from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
-from crew.topology import REPLY_KEY, priority_level
+from crew.messages import (
+    Accept,
+    Call,
+    Cancel,
+    DeadLetter,
+    Failure,
+    Go,
+    HeaderValue,
+    Message,
+    Publication,
+    Reply,
+    Returned,
+    Stop,
+)
+from crew.topology import CHANNEL_KEY, REPLY_KEY, priority_level
 
 __all__ = ['VERSION', 'decode', 'encode', 'encode_call', 'republish']
 
@@ -25,6 +38,9 @@ VERSION_KEY = 'crew-v'
 SENT_KEY = 'crew-sent'
 TIMEOUT_KEY = 'crew-timeout'
 RESERVED = 'crew-'
+
+# RabbitMQ routes by these, and closes the channel when they are not lists.
+ROUTING_HEADERS = frozenset({'CC', 'BCC'})
 
 JSON = 'application/json'
 
@@ -199,6 +215,7 @@ def _encode_accept(accept: Accept) -> Envelope:
         'inbox': accept.inbox,
         'ask': accept.ask,
         'redelivered': accept.redelivered,
+        'idempotent': accept.idempotent,
         'ran': accept.ran,
         'timeout': accept.timeout,
     }
@@ -212,6 +229,7 @@ def _decode_accept(envelope: Envelope) -> Accept:
         inbox=_text(fields['inbox']),
         ask=_flag(fields['ask']),
         redelivered=_flag(fields['redelivered']),
+        idempotent=_flag(fields.get('idempotent', False)),
         ran=_number(fields['ran']),
         timeout=_number(fields['timeout']),
     )
@@ -253,6 +271,28 @@ def _decode_returned(envelope: Envelope) -> Returned:
     return Returned(correlation_ids=tuple(_text(each) for each in ids))
 
 
+# Publications
+
+
+def _encode_publication(publication: Publication) -> Envelope:
+    return Envelope(
+        type='publication',
+        body=publication.body,
+        content_type=publication.content_type,
+        content_encoding=publication.content_encoding,
+        headers={VERSION_KEY: VERSION, CHANNEL_KEY: publication.channel},
+    )
+
+
+def _decode_publication(envelope: Envelope) -> Publication:
+    return Publication(
+        channel=_text(envelope.headers.get(CHANNEL_KEY)),
+        body=envelope.body,
+        content_type=envelope.content_type,
+        content_encoding=envelope.content_encoding,
+    )
+
+
 def _refuse_dead_letter(_: DeadLetter) -> Envelope:
     raise ValueError('only the broker makes dead letters')
 
@@ -266,6 +306,7 @@ _ENCODERS: dict[type, Callable[[Any], Envelope]] = {
     Stop: _encode_stop,
     Cancel: _encode_cancel,
     Returned: _encode_returned,
+    Publication: _encode_publication,
     DeadLetter: _refuse_dead_letter,
 }
 
@@ -278,6 +319,7 @@ _DECODERS: dict[str, Callable[[Envelope], Message]] = {
     'stop': _decode_stop,
     'cancel': _decode_cancel,
     'returned': _decode_returned,
+    'publication': _decode_publication,
 }
 
 
@@ -305,24 +347,33 @@ def _fields(envelope: Envelope) -> dict[str, Any]:
     return fields
 
 
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+def _checked_headers(headers: Mapping[str, HeaderValue]) -> dict[str, Any]:
     size = 0
     for name, value in headers.items():
-        if name.startswith((RESERVED, 'x-')):
-            raise ValueError(f'header names that begin with "crew-" or "x-" are reserved: {name!r}')
-        if len(name.encode()) > MAX_SHORT_STRING:
-            raise ValueError(f'a header name has at most {MAX_SHORT_STRING} bytes of UTF-8: {name[:40]!r}')
-        size += len(name.encode()) + len(value.encode()) + 8
+        if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_SHORT_STRING:
+            raise ValueError(f'a header name has 1 to {MAX_SHORT_STRING} bytes of UTF-8: {str(name)[:40]!r}')
+        if name.startswith((RESERVED, 'x-')) or name in ROUTING_HEADERS:
+            raise ValueError(f'CC, BCC and header names that begin with "crew-" or "x-" are reserved: {name!r}')
+        size += len(name.encode()) + _checked_size(name, value) + 8
     if size > MAX_HEADER_BYTES:
         raise ValueError(f'{size} bytes of headers do not fit into one AMQP frame; the limit is {MAX_HEADER_BYTES}')
     return dict(headers)
 
 
-def _user_headers(headers: Mapping[str, Any]) -> dict[str, str]:
+def _checked_size(name: str, value: HeaderValue) -> int:
+    if isinstance(value, str):
+        return len(value.encode())
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(f'a header is a string, an integer of 64 bits or a boolean: {name!r}')
+    return 8
+
+
+def _user_headers(headers: Mapping[str, Any]) -> dict[str, HeaderValue]:
     return {
-        name: value
+        # pika has an integer type of its own.
+        name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in headers.items()
-        if isinstance(value, str) and not name.startswith((RESERVED, 'x-'))
+        if isinstance(value, (str, int)) and not name.startswith((RESERVED, 'x-'))
     }
 
 

@@ -5,15 +5,18 @@ Two branches: :class:`TaskError` is what became of one call, :class:`ConnectionE
 """
 
 import builtins
+import sys
 
 __all__ = [
     'Blocked',
     'BrokerRefused',
     'ConnectionError',
     'CrewError',
+    'DuplicateTask',
     'DuplicateTaskId',
     'ExpirationError',
     'NodeError',
+    'PayloadError',
     'ProtocolError',
     'RemoteError',
     'TaskError',
@@ -39,8 +42,9 @@ class ExpirationError(TaskError):
     """Raised when no worker took the call in time.
 
     Attributes:
-        reason: why the message left its queue, as RabbitMQ names it (``expired``, ``maxlen`` …), or ``expired`` when
-            the caller's own timer was first.
+        reason: why the message left its queue, as RabbitMQ names it (``expired``, ``maxlen`` …); ``expired`` too when
+            the caller's own timer was first; ``unconnected`` when the broker could not be reached in all that time;
+            ``unroutable`` when there is no such queue (:class:`Unroutable`).
         time: when it left the queue, in seconds since the epoch, or None when the caller's own timer was first.
         expiration: how long the call was to wait, in seconds.
     """
@@ -67,6 +71,17 @@ class WorkerLost(TaskError):
     """Raised when the worker died while it ran the call, and the call may not run again."""
 
 
+class PayloadError(TaskError, ValueError):
+    """Raised when a value cannot be sent, or what came cannot be read: its type, encoding or size is not accepted."""
+
+
+class Unroutable(ExpirationError):
+    """Raised when there is no such queue at the broker, so that no worker can take the call: known at once."""
+
+    def __init__(self, message: str, *, expiration: float | None = None) -> None:
+        super().__init__(message, reason='unroutable', expiration=expiration)
+
+
 class RemoteError(TaskError):
     """Raised when the task itself raised.
 
@@ -83,6 +98,9 @@ class RemoteError(TaskError):
         self.message = message
         self.traceback = traceback
         self.refused = refused
+        if traceback and sys.version_info >= (3, 11):
+            # Shown below the local traceback when nobody catches it.
+            self.add_note(f'The task raised it here:\n{traceback.rstrip()}')
 
 
 class ConnectionError(CrewError, builtins.ConnectionError):
@@ -101,12 +119,12 @@ class Blocked(ConnectionError):
     """Raised when the broker takes no messages now (a memory or disk alarm)."""
 
 
-class Unroutable(ConnectionError):
-    """Raised when there is no such queue at the broker."""
-
-
 class BrokerRefused(CrewError):
     """Raised when trying again would not help: credentials, virtual host, arguments of a queue."""
+
+
+class DuplicateTask(CrewError, ValueError):
+    """Raised when two tasks of one worker have the same id."""
 
 
 class ProtocolError(CrewError):

@@ -18,13 +18,18 @@ __all__ = [
     'Failure',
     'FailureKind',
     'Go',
+    'HeaderValue',
     'Message',
+    'Publication',
     'Reply',
     'Returned',
     'Stop',
 ]
 
 FailureKind = Literal['raised', 'timeout', 'refused']
+
+#: What an AMQP table and every client of it can carry.
+HeaderValue: TypeAlias = str | int | bool
 
 #: RabbitMQ closes the channel when a message is to wait for more than 2**32 - 1 milliseconds, some 49 days.
 MAX_EXPIRATION = (2**32 - 1) // 1000
@@ -70,7 +75,7 @@ class Call:
     priority: int = 0
     persistent: bool = False
     sent: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what would otherwise fail at the broker, where it takes the whole connection down.
@@ -98,7 +103,7 @@ class Reply:
     body: bytes = b''
     content_type: str = 'application/octet-stream'
     content_encoding: str = ''
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,7 @@ class Accept:
         inbox: the worker's private queue.
         ask: whether the worker waits for :class:`Go` or :class:`Stop` before it starts.
         redelivered: whether the broker delivered the call before.
+        idempotent: whether the task says of itself that it may run a second time when its worker dies.
         ran: how long the call has run already, in seconds.
         timeout: the limit of its run that the worker keeps, in seconds.
     """
@@ -136,6 +142,7 @@ class Accept:
     inbox: str
     ask: bool
     redelivered: bool = False
+    idempotent: bool = False
     ran: float = 0.0
     timeout: float
 
@@ -183,6 +190,31 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A value for everybody who has subscribed to a channel.
+
+    Args:
+        channel: its name.
+        body: the value, encoded.
+        content_type: how it is encoded.
+        content_encoding: how it is compressed, or empty.
+    """
+
+    channel: str
+    body: bytes = b''
+    content_type: str = 'application/octet-stream'
+    content_encoding: str = ''
+
+    def __post_init__(self) -> None:
+        """Refuse a channel without a name, or with one too long to be bound.
+
+        Raises:
+            ValueError: the name has no or too many bytes.
+        """
+        _check_id('channel', self.channel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A call that came back from its queue.
 
@@ -201,4 +233,4 @@ class DeadLetter:
     queue: str
 
 
-Message: TypeAlias = Call | Reply | Failure | Accept | Go | Stop | Cancel | Returned | DeadLetter
+Message: TypeAlias = Call | Reply | Failure | Accept | Go | Stop | Cancel | Returned | Publication | DeadLetter

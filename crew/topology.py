@@ -12,7 +12,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 __all__ = [
+    'CHANNEL_KEY',
     'DEAD_LETTERS',
+    'PUBLICATIONS',
     'REPLY_KEY',
     'Binding',
     'Exchange',
@@ -20,8 +22,11 @@ __all__ = [
     'QueueType',
     'dead_letter_binding',
     'inbox',
+    'named_queue',
     'priority_level',
     'reply_queue',
+    'subscriber_queue',
+    'subscription',
     'task_queue',
 ]
 
@@ -31,6 +36,9 @@ MAX_NAME = 255
 
 #: The header by which a dead letter finds its caller. RabbitMQ skips binding keys that begin with ``x-``.
 REPLY_KEY = 'crew-reply'
+
+#: The header by which a publication finds its subscribers.
+CHANNEL_KEY = 'crew-channel'
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,10 @@ class Binding:
 
 
 DEAD_LETTERS = Exchange('crew.DLX', 'headers')
+PUBLICATIONS = Exchange('crew.PUBSUB', 'headers')
+
+#: A subscriber that is further behind than this loses the oldest publications, not the broker its memory.
+MAX_BACKLOG = 100_000
 
 PRIORITY_LEVELS = 8
 
@@ -112,11 +124,26 @@ def inbox() -> Queue:
     return _private_queue('crew.worker')
 
 
+def subscriber_queue() -> Queue:
+    """Return a private queue for what one client has subscribed to, under a name never used before."""
+    return _private_queue('crew.subscribe', {'x-max-length': MAX_BACKLOG})
+
+
+def subscription(queue: str, channel: str) -> Binding:
+    """Return the binding by which a subscriber gets the publications of one channel, and no others."""
+    return Binding(queue, PUBLICATIONS.name, {CHANNEL_KEY: channel})
+
+
+def named_queue(name: str) -> Queue:
+    """Return a shared queue under a name that somebody else has chosen, for who consumes it before it is there."""
+    return Queue(name, arguments={'x-queue-type': 'classic'})
+
+
 def dead_letter_binding(queue: str) -> Binding:
     """Return the binding by which a client gets its own dead letters, and no others."""
     return Binding(queue, DEAD_LETTERS.name, {REPLY_KEY: queue})
 
 
-def _private_queue(prefix: str) -> Queue:
+def _private_queue(prefix: str, arguments: Mapping[str, Any] | None = None) -> Queue:
     # The type is said aloud because a virtual host may have another default.
-    return Queue(f'{prefix}.{uuid4().hex}', exclusive=True, arguments={'x-queue-type': 'classic'})
+    return Queue(f'{prefix}.{uuid4().hex}', exclusive=True, arguments={'x-queue-type': 'classic', **(arguments or {})})

@@ -17,7 +17,7 @@ from tornado.httpserver import HTTPServer
 
 from crew import logs, topology
 from crew.exceptions import BrokerRefused
-from crew.master.client import Client
+from crew.master.engine import Engine
 from crew_wsgi.handler import Handler, Limits, Server
 from crew_wsgi.messages import MAX_BODY
 from crew_wsgi.options import (
@@ -49,14 +49,14 @@ class Front(httputil.HTTPServerConnectionDelegate):
     """An HTTP server in front of a queue. Lives on one asyncio loop.
 
     Args:
-        client: sends the calls.
+        engine: sends the calls.
         queue: the shared queue's name.
         limits: what a request is allowed.
     """
 
-    def __init__(self, client: Client, queue: str, limits: Limits) -> None:
-        self._client = client
-        self._server = Server(client, queue, limits)
+    def __init__(self, engine: Engine, queue: str, limits: Limits) -> None:
+        self._engine = engine
+        self._server = Server(engine.caller, queue, limits)
         self._handlers: weakref.WeakKeyDictionary[object, Handler] = weakref.WeakKeyDictionary()
         self._http = HTTPServer(
             self,
@@ -75,7 +75,7 @@ class Front(httputil.HTTPServerConnectionDelegate):
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections, and connect to the broker."""
         self._http.add_sockets(sockets)
-        self._client.start()
+        self._engine.start()
 
     async def stop(self, graceful_timeout: float) -> bool:
         """Accept nothing more, let what is in flight finish, close.
@@ -97,14 +97,14 @@ class Front(httputil.HTTPServerConnectionDelegate):
         if abandoned:
             log.error('%d requests are abandoned: they did not end in time', abandoned)
         await self._http.close_all_connections()
-        await self._client.close()
+        await self._engine.close()
         return not abandoned
 
 
 async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -> int:
     """Serve until ``SIGTERM`` or ``SIGINT``; return the exit code."""
     queue = topology.task_queue(options.queue, options.queue_type)
-    client = Client([options.amqp_url], [queue], name='crew-wsgi-front')
+    engine = Engine(asyncio.get_running_loop(), [options.amqp_url], [queue], name='crew-wsgi-front')
     limits = Limits(
         max_body=options.max_body,
         max_head=options.max_head,
@@ -113,14 +113,14 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -
         timeout=options.timeout,
         body_timeout=options.body_timeout,
     )
-    front = Front(client, queue.name, limits)
+    front = Front(engine, queue.name, limits)
     stop, stop_now = _watch_signals()
     if options.end_with_stdin:
         _watch_stdin(stop)
     front.listen(sockets)
     for each in sockets:
         log.info('listening on http://%s/', _authority(each))
-    refused = asyncio.ensure_future(client.wait_ready())
+    refused = asyncio.ensure_future(engine.wait_ready())
     stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
     await asyncio.wait({refused, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if refused.done():

@@ -16,7 +16,7 @@ from uuid import uuid4
 from tornado import httputil
 
 from crew.exceptions import ConnectionError, CrewError, ProtocolError
-from crew.master.client import Client
+from crew.master.caller import Caller
 from crew.messages import Call, Reply
 from crew_wsgi.headers import end_to_end, is_token
 from crew_wsgi.messages import CONTENT_TYPE, MAX_BODY, Request, Response, decode_response, encode_request
@@ -67,13 +67,13 @@ class Server:
     """What all requests of a front share.
 
     Args:
-        client: sends calls.
+        caller: sends calls.
         queue: the shared queue's name.
         limits: see :class:`Limits`.
     """
 
-    def __init__(self, client: Client, queue: str, limits: Limits) -> None:
-        self.client = client
+    def __init__(self, caller: Caller, queue: str, limits: Limits) -> None:
+        self.caller = caller
         self.queue = queue
         self.limits = limits
         self.open: set[Handler] = set()
@@ -198,7 +198,7 @@ class Handler(httputil.HTTPMessageDelegate):
         """Take note that the client hung up."""
         self._stop_timer()
         if self._call_id is not None:
-            self._server.client.cancel(self._call_id)
+            self._server.caller.cancel(self._call_id)
             self._call_id = None
         if not self._answered:
             self._answered = True
@@ -232,7 +232,7 @@ class Handler(httputil.HTTPMessageDelegate):
             return self._too_large()
         if len(self._server.open) > limits.max_inflight:
             return TOO_MANY
-        if not self._server.client.reply_to:
+        if not self._server.caller.reply_to:
             return UNAVAILABLE
         return None
 
@@ -264,7 +264,7 @@ class Handler(httputil.HTTPMessageDelegate):
         request = self._request()
         call = Call(
             correlation_id=uuid4().hex,
-            reply_to=self._server.client.reply_to,
+            reply_to=self._server.caller.reply_to,
             body=encode_request(request),
             content_type=CONTENT_TYPE,
             expiration=limits.queue_timeout,
@@ -272,7 +272,7 @@ class Handler(httputil.HTTPMessageDelegate):
             sent=time.time(),
         )
         idempotent = request.method in IDEMPOTENT
-        self._server.client.send(call, self._server.queue, self._settled, idempotent=idempotent)
+        self._server.caller.send(call, self._server.queue, self._settled, idempotent=idempotent)
         self._call_id = call.correlation_id
 
     def _request(self) -> Request:

@@ -57,6 +57,8 @@ def bad_request(detail: str, status: int = 400) -> Problem:
 
 def problem_of(error: CrewError) -> Problem:
     """Return what a client is told when its call ended in ``error``; docs/architecture.md has the table."""
+    if isinstance(error, Unroutable):
+        return Problem(503, 'destination_unavailable', 'There is no queue for this application.', 5)
     if isinstance(error, ExpirationError):
         return Problem(503, 'destination_unavailable', 'No worker took the request in time.', 5)
     if isinstance(error, TimeoutError):
@@ -69,8 +71,6 @@ def problem_of(error: CrewError) -> Problem:
         return Problem(500, 'proxy_internal_error', 'The application failed.')
     if isinstance(error, Blocked):
         return Problem(503, 'destination_unavailable', 'The broker takes no messages now.', 5)
-    if isinstance(error, Unroutable):
-        return Problem(503, 'destination_unavailable', 'There is no queue for this application.', 5)
     if isinstance(error, ConnectionError) and error.published:
         return Problem(502, 'connection_terminated', 'The connection to the broker was lost; the request may have run.')
     return UNAVAILABLE

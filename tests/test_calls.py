@@ -339,8 +339,8 @@ def test_a_lost_connection_settles_every_call_once() -> None:
         calls.add(str(number), number, expiration=WAIT, idempotent=True, now=0.0)
     calls.receive(Accept(correlation_id='3', inbox=INBOX, ask=False, timeout=LIMIT), now=0.0, wall=0.0)
     error = ConnectionError('lost', published=True)
-    assert calls.fail_all(error) == [Settle(number, error) for number in range(5)]
-    assert (len(calls), calls.next_deadline(), calls.fail_all(error), calls.expire(1e9)) == (0, None, [], [])
+    assert calls.fail_sent(error) == [Settle(number, error) for number in range(5)]
+    assert (len(calls), calls.next_deadline(), calls.fail_sent(error), calls.expire(1e9)) == (0, None, [], [])
 
 
 def test_the_next_deadline_is_the_earliest_of_those_in_flight() -> None:
@@ -445,7 +445,7 @@ class AnyMessage(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        self.take(self.calls.fail_all(ConnectionError('lost', published=True)))
+        self.take(self.calls.fail_sent(ConnectionError('lost', published=True)))
         assert len(self.calls) == 0
 
     def current(self, name: str) -> int | None:

@@ -1,0 +1,278 @@
+"""Calls go out, whatever comes back is settled. Lives on an asyncio loop; what is decided in ``calls`` is done here."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from crew import codec, topology
+from crew.calls import Action, Calls, Settle, Tell
+from crew.envelope import Envelope
+from crew.exceptions import Blocked, ConnectionError, CrewError, ProtocolError
+from crew.messages import Call, Reply, Stop
+from crew.topology import Queue
+from crew.transports.alarm import Alarm
+from crew.transports.base import Channel, Connection, Delivery
+
+__all__ = ['Caller', 'Counters', 'OnSettled']
+
+log = logging.getLogger(__name__)
+
+OnSettled: TypeAlias = Callable[[Reply | CrewError], None]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened to messages that nobody is told of otherwise.
+
+    Attributes:
+        late: replies to calls that were settled or cancelled before.
+        refused: messages that made no sense.
+        republished: calls that were published a second time because their worker died.
+        stopped: calls that a worker asked about and that must not run.
+        dropped: publications that could not be sent, or that a subscriber could not read.
+    """
+
+    late: int = 0
+    refused: int = 0
+    republished: int = 0
+    stopped: int = 0
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class _Link:
+    """The connection in use."""
+
+    connection: Connection
+    channel: Channel
+    reply_to: str
+    blocked: bool = field(default=False)
+
+
+class Caller:
+    """Sends calls and settles them.
+
+    Args:
+        loop: the loop that it lives on.
+        queues: the shared queues that it declares itself at each connection, so that start order never matters.
+        counters: where it counts.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, queues: Sequence[Queue], counters: Counters) -> None:
+        self._loop = loop
+        self._queues = queues
+        self._calls: Calls[OnSettled] = Calls()
+        self._unsent: dict[str, tuple[Call, str, str]] = {}
+        self._alarm = Alarm(loop, self._tick)
+        self._link: _Link | None = None
+        self._refused: CrewError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counters = counters
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def reply_to(self) -> str:
+        """The reply queue of the connection in use, or empty."""
+        return self._link.reply_to if self._link is not None else ''
+
+    # Calling
+
+    def send(self, call: Call, queue: str, on_settled: OnSettled, *, idempotent: bool = False) -> None:
+        """Send a call into a shared queue now, or say why not.
+
+        Args:
+            call: what to run; its ``expiration`` must be a number of seconds.
+            queue: the shared queue's name.
+            on_settled: called once with the reply, or with the error that took its place; never from within this call.
+            idempotent: whether it may run a second time when its worker dies.
+
+        Raises:
+            ConnectionError: there is no connection; nothing was sent.
+            Blocked: the broker takes no messages now; nothing was sent.
+            DuplicateTaskId: a call with this id is in flight.
+            ValueError: the call has no expiration, or more metadata than a message can carry.
+        """
+        link = self._usable()
+        if link is None:
+            raise ConnectionError('there is no connection to the broker')
+        if call.expiration is None:
+            raise ValueError('a call that is waited for needs an expiration')
+        envelope = codec.encode_call(call if call.reply_to == link.reply_to else replace(call, reply_to=link.reply_to))
+        now = self._loop.time()
+        self._calls.add(call.correlation_id, on_settled, expiration=call.expiration, idempotent=idempotent, now=now)
+        link.channel.publish(envelope, queue, mandatory=True)
+        self._set_alarm()
+
+    def submit(self, call: Call, routing_key: str, on_settled: OnSettled, *, exchange: str = '') -> None:
+        """Send a call now, or as soon as there is a connection within its expiration.
+
+        Args:
+            call: what to run; its ``expiration`` must be a number of seconds.
+            routing_key: the shared queue's name, or what ``exchange`` routes by.
+            on_settled: as for :meth:`send`.
+            exchange: where to publish it; the default exchange routes by the queue's name.
+
+        Raises:
+            Blocked, BrokerRefused, DuplicateTaskId, ValueError: as for :meth:`send`; ``BrokerRefused`` if the broker
+                has refused this client, so that there never will be a connection.
+        """
+        link = self._usable()
+        if self._refused is not None:
+            raise self._refused
+        if link is not None and not exchange:
+            self.send(call, routing_key, on_settled)
+            return
+        assert call.expiration is not None
+        codec.encode_call(call)  # a mistake is told now, not when there is a connection
+        self._calls.add(
+            call.correlation_id,
+            on_settled,
+            expiration=call.expiration,
+            idempotent=False,
+            now=self._loop.time(),
+            sent=False,
+        )
+        self._unsent[call.correlation_id] = call, routing_key, exchange
+        self._set_alarm()
+        if link is not None:
+            self._send_unsent(link)
+
+    def cancel(self, correlation_id: str) -> None:
+        """Forget a call: its ``on_settled`` is not called any more, and a worker that runs it is told."""
+        self._unsent.pop(correlation_id, None)
+        self._do(self._calls.cancel(correlation_id))
+
+    def _usable(self) -> _Link | None:
+        if self._link is not None and self._link.blocked:
+            raise Blocked('the broker takes no messages now: it has raised a memory or disk alarm')
+        return self._link
+
+    def _send_unsent(self, link: _Link) -> None:
+        unsent, self._unsent = self._unsent, {}
+        now, wall = self._loop.time(), time.time()
+        for id, (call, routing_key, exchange) in unsent.items():
+            left = max(0.0, self._calls.time_left(id, now))
+            envelope = codec.encode_call(replace(call, reply_to=link.reply_to, expiration=left, sent=wall))
+            self._calls.sent(id)
+            if exchange:
+                task = self._loop.create_task(self._send_through(link, id, envelope, exchange, routing_key))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                link.channel.publish(envelope, routing_key, mandatory=True)
+        self._set_alarm()
+
+    async def _send_through(
+        self, link: _Link, correlation_id: str, envelope: Envelope, exchange: str, routing_key: str
+    ) -> None:
+        # On a channel of its own: the broker closes the channel if there is no such exchange.
+        try:
+            channel = await link.connection.open_channel(
+                confirm=True, on_return=self._returned, on_closed=lambda reason: None
+            )
+            channel.publish(envelope, routing_key, exchange=exchange, mandatory=True)
+            await channel.confirmed()
+            await channel.close()
+        except CrewError as error:
+            self._do(self._calls.fail(correlation_id, error))
+
+    # Connecting
+
+    async def prepare(self, connection: Connection) -> None:
+        """Set up a new connection: a reply queue under a new name, and what waits is sent."""
+        channel = await connection.open_channel(on_return=self._returned)
+        await channel.declare(topology.DEAD_LETTERS)
+        for queue in self._queues:
+            await channel.declare(queue)
+        replies = topology.reply_queue()
+        await channel.declare(replies)
+        await channel.declare(topology.dead_letter_binding(replies.name))
+        # Without acks: what is lost with this process is of no use to another.
+        await channel.consume(replies.name, self._arrived, no_ack=True)
+        link = _Link(connection, channel, replies.name)
+        connection.on_blocked = lambda blocked: self._on_blocked(link, blocked)
+        self._calls.reply_to = replies.name
+        self._link = link
+        self._send_unsent(link)
+
+    def _on_blocked(self, link: _Link, blocked: bool) -> None:
+        link.blocked = blocked
+        state = 'takes no messages: it has raised a memory or disk alarm' if blocked else 'takes messages again'
+        log.warning('the broker %s', state)
+
+    def lost(self, reason: Exception) -> None:
+        """Take note that the connection is gone: what was in flight may have run, and cannot be answered."""
+        self._link = None
+        self._do(self._calls.fail_sent(ConnectionError(str(reason), published=True)))
+
+    def refuse(self, reason: CrewError) -> None:
+        """Take note that there will never be a connection."""
+        self._refused = reason
+        self._unsent.clear()
+        self._do(self._calls.fail_unsent(reason))
+
+    def close(self) -> None:
+        """Fail what is in flight, and what is called from now on."""
+        self._do(self._calls.fail_sent(ConnectionError('the client was closed', published=True)))
+        self.refuse(ConnectionError('the client is closed'))
+        self._alarm.stop()
+
+    # From the broker
+
+    def _arrived(self, delivery: Delivery) -> None:
+        try:
+            message = codec.decode(delivery.envelope)
+        except ProtocolError as error:
+            self._counters.refused += 1
+            log.warning('dropped message %r from the reply queue: %s', delivery.envelope.correlation_id, error)
+            return
+        if isinstance(message, Reply) and message.correlation_id not in self._calls:
+            self._counters.late += 1
+            log.debug('the reply to call %s came too late', message.correlation_id)
+            return
+        self._do(self._calls.receive(message, now=self._loop.time(), wall=time.time()))
+
+    def _returned(self, envelope: Envelope, routing_key: str) -> None:
+        if envelope.type == 'call':
+            self._do(self._calls.unroutable(envelope.correlation_id, routing_key))
+        else:
+            log.info('the worker that was to get %s for call %s is gone', envelope.type, envelope.correlation_id)
+
+    # Carrying out what was decided
+
+    def _do(self, actions: list[Action[OnSettled]]) -> None:
+        for action in actions:
+            if isinstance(action, Settle):
+                self._settle(action.waiter, action.outcome)
+            elif self._link is None:
+                log.info('not sent, the connection is lost: %r', action)
+            elif isinstance(action, Tell):
+                self._counters.stopped += isinstance(action.message, Stop)
+                self._link.channel.publish(codec.encode(action.message), action.queue, mandatory=True)
+            else:
+                self._counters.republished += 1
+                log.warning('call %s is published once more: its worker died', action.envelope.correlation_id)
+                self._link.channel.publish(action.envelope, action.queue, mandatory=True)
+        self._set_alarm()
+
+    def _settle(self, on_settled: OnSettled, outcome: Reply | CrewError) -> None:
+        try:
+            on_settled(outcome)
+        except Exception:  # one caller's mistake must not keep the others from their answers
+            log.exception('a callback failed')
+
+    def _set_alarm(self) -> None:
+        due = self._calls.next_deadline()
+        if due is not None:
+            self._alarm.set(due)
+
+    def _tick(self) -> None:
+        actions = self._calls.expire(self._loop.time())
+        if self._unsent:
+            self._unsent = {id: unsent for id, unsent in self._unsent.items() if id in self._calls}
+        self._do(actions)

@@ -1,0 +1,135 @@
+"""What one client publishes to everybody, and what it has subscribed to. Lives on an asyncio loop.
+
+A client has one private queue for all its subscriptions, bound once for each channel, made when the first subscription
+is. After a reconnect there is a new one, bound to the same channels; what was published meanwhile is missed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TypeAlias
+
+from crew import codec, topology
+from crew.exceptions import ConnectionError, CrewError, ProtocolError
+from crew.master.caller import Counters
+from crew.messages import Publication
+from crew.transports.base import Channel, Connection, Delivery
+
+__all__ = ['OnPublication', 'Subscriptions']
+
+log = logging.getLogger(__name__)
+
+#: Called with a publication and with what is to be called when it has been dealt with.
+OnPublication: TypeAlias = Callable[[Publication, Callable[[], None]], None]
+
+#: How many publications a client holds that its callbacks have not dealt with; the rest waits at the broker.
+PREFETCH = 200
+
+
+class Subscriptions:
+    """One client's subscriptions and publications.
+
+    Args:
+        counters: where it counts what was dropped.
+        on_publication: gets what is published on the channels that are subscribed to.
+    """
+
+    def __init__(self, counters: Counters, on_publication: OnPublication) -> None:
+        self._counters = counters
+        self._on_publication = on_publication
+        self._channels: set[str] = set()
+        self._connection: Connection | None = None
+        self._publishing: Channel | None = None
+        self._subscribing: Channel | None = None
+        self._queue = ''
+        self._changing = asyncio.Lock()
+
+    async def prepare(self, connection: Connection) -> None:
+        """Set up a new connection, with all that is subscribed to."""
+        self._connection = connection
+        async with self._changing:
+            if self._channels:
+                await self._bind_all(connection)
+
+    def lost(self, reason: Exception) -> None:
+        """Take note that the connection is gone."""
+        self._connection = self._publishing = self._subscribing = None
+
+    async def publish(self, publication: Publication) -> None:
+        """Give a value to everybody who has subscribed; return when the broker has it.
+
+        Raises:
+            ConnectionError: there is no connection, or it was lost before the broker had confirmed.
+        """
+        channel = self._publishing or await self._open_publishing()
+        channel.publish(codec.encode(publication), '', exchange=topology.PUBLICATIONS.name)
+        await channel.confirmed()
+
+    async def _open_publishing(self) -> Channel:
+        async with self._changing:
+            if self._publishing is not None:
+                return self._publishing
+            connection = self._connection
+            if connection is None:
+                raise ConnectionError('there is no connection to the broker')
+            channel = await connection.open_channel(confirm=True)
+            await channel.declare(topology.PUBLICATIONS)
+            if connection is self._connection:
+                self._publishing = channel
+            return channel
+
+    def add(self, channel: str) -> None:
+        """Remember that a channel is subscribed to, from the next connection on; :meth:`bind` does it now."""
+        self._channels.add(channel)
+
+    async def bind(self, channel: str) -> None:
+        """Return when what is published on a channel is on its way here.
+
+        Raises:
+            ConnectionError: there is no connection, or it was lost meanwhile.
+        """
+        async with self._changing:
+            if self._connection is None:
+                raise ConnectionError('there is no connection to the broker')
+            if self._subscribing is None:
+                await self._bind_all(self._connection)
+            elif channel in self._channels:
+                await self._subscribing.declare(topology.subscription(self._queue, channel))
+
+    async def remove(self, channel: str) -> None:
+        """Get nothing more from a channel.
+
+        Raises:
+            ConnectionError: the connection was lost meanwhile; the next one is without this subscription.
+        """
+        self._channels.discard(channel)
+        async with self._changing:
+            if self._subscribing is not None and channel not in self._channels:
+                await self._subscribing.unbind(topology.subscription(self._queue, channel))
+
+    async def _bind_all(self, connection: Connection) -> None:
+        channel = await connection.open_channel(prefetch=PREFETCH)
+        await channel.declare(topology.PUBLICATIONS)
+        queue = topology.subscriber_queue()
+        await channel.declare(queue)
+        for name in list(self._channels):
+            await channel.declare(topology.subscription(queue.name, name))
+        await channel.consume(queue.name, self._arrived)
+        self._queue, self._subscribing = queue.name, channel
+
+    def _arrived(self, delivery: Delivery) -> None:
+        try:
+            publication = codec.decode(delivery.envelope)
+            if not isinstance(publication, Publication):
+                raise ProtocolError(f'a {delivery.envelope.type} message is no publication')
+        except ProtocolError as error:
+            self._counters.refused += 1
+            log.warning('dropped a publication: %s', error)
+            delivery.channel.ack(delivery.tag)
+            return
+        try:
+            self._on_publication(publication, lambda: delivery.channel.ack(delivery.tag))
+        except CrewError as error:
+            self._counters.dropped += 1
+            log.warning('dropped a publication on %r: %s', publication.channel, error)
+            delivery.channel.ack(delivery.tag)
