@@ -31,6 +31,7 @@ setup(
             'pytest-xdist>=3.5',
             'ruff>=0.6',
             'selenium>=4.20',
+            'trustme>=1.2',
         ],
     },
     entry_points={

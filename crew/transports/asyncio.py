@@ -7,10 +7,11 @@ import asyncio
 import logging
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection as PikaConnection
@@ -20,6 +21,7 @@ from pika.exceptions import (
     AuthenticationError,
     ChannelClosedByBroker,
     ConnectionClosedByBroker,
+    IncompatibleProtocolError,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
@@ -29,6 +31,7 @@ from pika.spec import Basic, BasicProperties
 from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError, CrewError
 from crew.topology import Binding, Exchange, Queue
+from crew.transports import tls
 from crew.transports.addresses import safe_url
 from crew.transports.base import Delivery, OnClosed, OnDelivery, OnReturn
 from crew.transports.services import AsyncioServices
@@ -53,20 +56,30 @@ def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
     """Return pika's parameters for an AMQP URL.
 
     Args:
-        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``.
+        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``, for whose parameters see
+            :mod:`crew.transports.tls`.
         name: what the broker's operator sees as the connection's name.
 
     Raises:
-        ValueError: it is not such a URL; the message says why and holds no password.
+        ValueError: it is not such a URL, or a file that it names cannot be used; the message says why and holds no
+            password.
     """
     try:
         parts = urlsplit(url)
         if parts.scheme not in ('amqp', 'amqps') or not parts.hostname or parts.port == 0:
             raise ValueError('no AMQP URL')
-        result = pika.URLParameters(url)
+        pika.URLParameters(parts._replace(query='').geturl())
     except Exception as error:  # pika raises whatever the part that it could not read made it raise
         hint = 'amqp://user:password@host:5672/%2F'
         raise ValueError(f'bad AMQP URL {safe_url(url)!r}: it should look like {hint}') from error
+    for_pika, options = tls.split_query(url)
+    try:
+        result = pika.URLParameters(for_pika)
+    except Exception as error:
+        names = ', '.join(name for name, _ in parse_qsl(parts.query))
+        raise ValueError(f'bad AMQP URL {safe_url(url)!r}: a value among those of {names} cannot be used') from error
+    if parts.scheme == 'amqps':
+        result.ssl_options = pika.SSLOptions(*tls.client_context(options, parts.hostname))
     result.connection_attempts = 1
     result.retry_delay = 0
     result.client_properties = {
@@ -85,9 +98,9 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
         timeout: how long all of it may take, in seconds.
 
     Raises:
-        ValueError: the URL cannot be read.
+        ValueError: the URL, or a file that it names, cannot be read.
         BrokerRefused: wrong credentials, or no such virtual host.
-        ConnectionError: the broker cannot be reached, or does not answer in time.
+        ConnectionError: the broker cannot be reached, does not answer in time, or one side does not trust the other.
     """
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[PikaConnection] = loop.create_future()
@@ -95,11 +108,14 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
 
     def on_done(result: Any) -> None:
         if isinstance(result, BaseException):
-            _fail(opened, _open_error(result, url))
+            _fail(opened, _open_error(services.failure or result, url))
         else:
             _settle(opened, result)
 
-    workflow = _Dialled.start(parameters(url, name), services, on_done)
+    to = parameters(url, name)
+    if to.ssl_options is not None and to.ssl_options.context.verify_mode is ssl.CERT_NONE:
+        tls.warn_unverified(url)
+    workflow = _Dialled.start(to, services, on_done)
     try:
         await asyncio.wait({opened}, timeout=timeout)
     finally:
@@ -503,13 +519,21 @@ def _open_error(error: BaseException, url: str) -> Exception:
     where = safe_url(url)
     error = _innermost(error)
     result: Exception
-    if isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
+    # This is how pika names every end before the broker's first answer.
+    unanswered = isinstance(error, IncompatibleProtocolError)
+    tls_line = tls.explain(ConnectionResetError() if unanswered else error, url)
+    if tls_line is not None:
+        result = ConnectionError(tls_line)
+    elif isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
         result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
     elif isinstance(error, ProbableAccessDeniedError) or (
         isinstance(error, ConnectionClosedByBroker) and error.reply_code in REFUSALS
     ):
         hint = 'make it with rabbitmqctl add_vhost and set_permissions, or put another into the URL'
         result = BrokerRefused(f'the broker at {where} has no such virtual host, or the user may not use it: {hint}')
+    elif unanswered:
+        hint = 'is this a TLS port? then write amqps://'
+        result = ConnectionError(f'the broker at {where} closed the connection and answered no AMQP 0-9-1: {hint}')
     else:
         result = ConnectionError(f'cannot reach the broker at {where}: {_words(error)}')
     result.__cause__ = error

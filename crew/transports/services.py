@@ -13,7 +13,12 @@ from typing import Any
 
 from pika.adapters.utils import nbio_interface
 
+from crew.transports.tls import SpeaksTls
+
 __all__ = ['AsyncioServices']
+
+# RFC 8446 §5.1, §6: the record with which a TLS server turns down what is not TLS. No AMQP answer begins so.
+TLS_ALERT = b'\x15\x03'
 
 
 class AsyncioServices(nbio_interface.AbstractIOServices):
@@ -25,8 +30,14 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
 
     @property
     def connected(self) -> bool:
-        """Whether there is a stream."""
-        return self._made is not None
+        """Whether there is a stream; not while TLS is still being agreed on."""
+        return self._made is not None and self._made.connected
+
+    @property
+    def failure(self) -> Exception | None:
+        """What TLS ended the stream for, which pika only guesses at."""
+        reason = self._made.reason if self._made is not None else None
+        return reason if isinstance(reason, (ssl.SSLError, SpeaksTls)) else None
 
     def abort(self) -> None:
         """Cut the stream, whatever its other end does."""
@@ -131,7 +142,12 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         self._pending: list[bytes] = []
-        self._error: BaseException | None = None
+        self._heard = False
+        self.reason: Exception | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
 
     # From the socket
 
@@ -141,6 +157,11 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
         self._protocol.connection_made(self)
 
     def data_received(self, data: bytes) -> None:
+        if not self._heard:
+            self._heard = True
+            if data.startswith(TLS_ALERT):
+                self.cut(SpeaksTls('the peer speaks TLS'))
+                return
         try:
             self._protocol.data_received(data)
         except Exception as error:
@@ -149,7 +170,7 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
 
     def cut(self, reason: Exception) -> None:
         """End the stream for a reason that pika does not know of."""
-        self._error = reason
+        self.reason = reason
         self.abort()
 
     def eof_received(self) -> bool:
@@ -158,7 +179,8 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._pending.clear()
-        self._protocol.connection_lost(self._error or exc)
+        self.reason = self.reason or exc
+        self._protocol.connection_lost(self.reason)
 
     # To the socket
 
