@@ -29,7 +29,7 @@ from crew.messages import (
 )
 from crew.topology import CHANNEL_KEY, REPLY_KEY, priority_level
 
-__all__ = ['VERSION', 'decode', 'encode', 'encode_call', 'republish']
+__all__ = ['VERSION', 'checked_headers', 'decode', 'encode', 'encode_call', 'republish', 'user_headers']
 
 #: The version of the protocol that this module speaks.
 VERSION = 1
@@ -93,7 +93,7 @@ def encode_call(call: Call) -> Envelope:
     Raises:
         ValueError: its headers are reserved, or too many for one AMQP frame.
     """
-    headers: dict[str, Any] = _checked_headers(call.headers)
+    headers: dict[str, Any] = checked_headers(call.headers)
     headers[VERSION_KEY] = VERSION
     if call.reply_to:
         headers[REPLY_KEY] = call.reply_to
@@ -141,7 +141,7 @@ def _decode_call(envelope: Envelope) -> Call | DeadLetter:
         priority=envelope.priority,
         persistent=envelope.persistent,
         sent=None if sent is None else _number(sent) / 1000,
-        headers=_user_headers(envelope.headers),
+        headers=user_headers(envelope.headers),
     )
 
 
@@ -149,6 +149,8 @@ def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
     deaths = envelope.headers['x-death']
     if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
         raise ValueError('x-death is not a list of tables')
+    if not all(isinstance(name, str) for name in envelope.headers):
+        raise ValueError('the name of a header is not UTF-8, so it cannot be published again')
     time = deaths[0].get('time')
     return DeadLetter(
         correlation_id=envelope.correlation_id,
@@ -169,7 +171,7 @@ def _encode_reply(reply: Reply) -> Envelope:
         correlation_id=reply.correlation_id,
         content_type=reply.content_type,
         content_encoding=reply.content_encoding,
-        headers={**_checked_headers(reply.headers), VERSION_KEY: VERSION},
+        headers={**checked_headers(reply.headers), VERSION_KEY: VERSION},
     )
 
 
@@ -179,7 +181,7 @@ def _decode_reply(envelope: Envelope) -> Reply:
         body=envelope.body,
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
-        headers=_user_headers(envelope.headers),
+        headers=user_headers(envelope.headers),
     )
 
 
@@ -347,7 +349,12 @@ def _fields(envelope: Envelope) -> dict[str, Any]:
     return fields
 
 
-def _checked_headers(headers: Mapping[str, HeaderValue]) -> dict[str, Any]:
+def checked_headers(headers: Mapping[str, HeaderValue]) -> dict[str, Any]:
+    """Return a copy of an application's headers.
+
+    Raises:
+        ValueError: a name is reserved or a value of another type, or they are too many for one AMQP frame.
+    """
     size = 0
     for name, value in headers.items():
         if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_SHORT_STRING:
@@ -368,7 +375,8 @@ def _checked_size(name: str, value: HeaderValue) -> int:
     return 8
 
 
-def _user_headers(headers: Mapping[str, Any]) -> dict[str, HeaderValue]:
+def user_headers(headers: Mapping[str, Any]) -> dict[str, HeaderValue]:
+    """Return what an application wrote among a message's headers."""
     return {
         # pika has an integer type of its own.
         name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -87,8 +87,8 @@ class Call:
         _check_short('reply_to', self.reply_to)
         _check_short('content_type', self.content_type)
         _check_short('content_encoding', self.content_encoding)
-        if not 0 <= self.priority <= MAX_SHORT_STRING:
-            raise ValueError(f'priority must be 0 to 255, not {self.priority}')
+        if not (isinstance(self.priority, int) and 0 <= self.priority <= 255):
+            raise ValueError(f'priority must be a whole number from 0 to 255, not {self.priority!r}')
         if self.expiration is not None and not 0 <= self.expiration <= MAX_EXPIRATION:
             raise ValueError(f'expiration must be 0 to {MAX_EXPIRATION} seconds from now, not {self.expiration}')
         if self.timeout is not None and not 0 < self.timeout < 2**32:

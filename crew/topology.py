@@ -28,11 +28,14 @@ __all__ = [
     'subscriber_queue',
     'subscription',
     'task_queue',
+    'task_queue_name',
 ]
 
 QueueType = Literal['classic', 'quorum']
 
 MAX_NAME = 255
+
+TASKS = 'crew.tasks.'
 
 #: The header by which a dead letter finds its caller. RabbitMQ skips binding keys that begin with ``x-``.
 REPLY_KEY = 'crew-reply'
@@ -102,13 +105,22 @@ def task_queue(task: str, queue_type: QueueType = 'classic') -> Queue:
     Raises:
         ValueError: the id is empty, or too long for an AMQP name (255 bytes).
     """
-    name = f'crew.tasks.{task}'
-    if not task or len(name.encode()) > MAX_NAME:
-        raise ValueError(f'a queue id must have 1 to {MAX_NAME - len("crew.tasks.")} bytes of UTF-8: {task!r}')
     arguments: dict[str, Any] = {'x-queue-type': queue_type, 'x-dead-letter-exchange': DEAD_LETTERS.name}
     if queue_type == 'classic':
         arguments['x-max-priority'] = PRIORITY_LEVELS
-    return Queue(name, arguments=arguments)
+    return Queue(task_queue_name(task), arguments=arguments)
+
+
+def task_queue_name(task: str) -> str:
+    """Return the name of a task's shared queue.
+
+    Raises:
+        ValueError: the id is empty, or too long for an AMQP name (255 bytes).
+    """
+    name = f'{TASKS}{task}'
+    if not task or len(name.encode()) > MAX_NAME:
+        raise ValueError(f'a queue id must have 1 to {MAX_NAME - len(TASKS)} bytes of UTF-8: {task!r}')
+    return name
 
 
 def reply_queue() -> Queue:

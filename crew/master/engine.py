@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from crew.exceptions import BrokerRefused, ConnectionError
 from crew.master.caller import Caller, Counters
-from crew.master.consumers import Consumers
+from crew.master.consumers import Consumers, OnMessage
 from crew.master.subscriptions import OnPublication, Subscriptions
 from crew.messages import Publication
 from crew.topology import Queue
@@ -31,6 +31,7 @@ class Engine:
         urls: the brokers of a cluster, tried in turn.
         queues: the shared queues that it declares itself, so that start order never matters.
         on_publication: gets what is published on channels that are subscribed to.
+        counters: where it counts, if not in one of its own.
         name: what the broker's operator sees.
 
     Attributes:
@@ -47,9 +48,10 @@ class Engine:
         queues: Sequence[Queue] = (),
         *,
         on_publication: OnPublication = lambda publication, done: done(),
+        counters: Counters | None = None,
         name: str = 'crew-client',
     ) -> None:
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.caller = Caller(loop, queues, self.counters)
         self.subscriptions = Subscriptions(self.counters, on_publication)
         self.consumers = Consumers(loop)
@@ -94,23 +96,43 @@ class Engine:
         await self.wait_ready(timeout)
         await self.subscriptions.publish(publication)
 
-    async def subscribe(self, channel: str) -> None:
+    async def subscribe(self, channel: str, timeout: float | None = None) -> None:
         """Subscribe to a channel, now or with the next connection, and again after each reconnect.
 
         Returns when what is published from then on is on its way here.
 
         Raises:
             BrokerRefused: there will never be a connection.
-            ConnectionError: the client was closed.
+            ConnectionError: there was no connection within ``timeout`` seconds, or the client was closed. In the first
+                case the subscription is made with the next connection.
         """
         self.subscriptions.add(channel)
         while True:
-            await self.wait_ready()
+            await self.wait_ready(timeout)
             try:
                 await self.subscriptions.bind(channel)
                 return
             except ConnectionError as error:
                 log.debug('subscribing to %r once more: %s', channel, error)
+
+    async def consume(self, queue: str, prefetch: int, on_message: OnMessage, timeout: float | None = None) -> None:
+        """Consume a queue; see :meth:`Consumers.consume`.
+
+        Raises:
+            BrokerRefused, ValueError: as there.
+            ConnectionError: as there, and if there was no connection within ``timeout`` seconds; consuming then begins
+                with the next one.
+        """
+        consuming = asyncio.ensure_future(self.consumers.consume(queue, prefetch, on_message))
+        waiting: asyncio.Future[None] = asyncio.ensure_future(self.wait_ready(timeout))
+        try:
+            await asyncio.wait({consuming, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not consuming.done():
+                await waiting
+            await consuming
+        finally:
+            waiting.cancel()
+            consuming.cancel()
 
     async def close(self) -> None:
         """Fail what is in flight, send what is still to be sent, and close. May be called again."""

@@ -1,12 +1,43 @@
 """Which transport an address names: ``amqp://`` and ``amqps://`` RabbitMQ, ``memory://`` a broker in this process."""
 
-from urllib.parse import urlsplit
+import os
+from collections.abc import Sequence
+from urllib.parse import quote, urlsplit
 
 from crew.transports.base import Connection
 
-__all__ = ['MEMORY', 'check', 'dial', 'is_memory', 'safe_url']
+__all__ = ['DEFAULT_URL', 'MEMORY', 'check', 'checked', 'default_urls', 'dial', 'is_memory', 'safe_url', 'url_of']
 
 MEMORY = 'memory'
+
+DEFAULT_URL = 'amqp://guest:guest@127.0.0.1:5672/%2F'
+
+
+def default_urls() -> list[str]:
+    """Return the brokers that ``CREW_AMQP_URL`` names, separated by blanks, or the one on this machine."""
+    return os.environ.get('CREW_AMQP_URL', '').split() or [DEFAULT_URL]
+
+
+def url_of(host: str, port: int = 5672, virtualhost: str = '/', user: str = '', password: str = '') -> str:
+    """Return the AMQP URL of a broker; user and password are RabbitMQ's own for this machine unless given."""
+    name = f'[{host}]' if ':' in host else host
+    return (
+        f'amqp://{quote(user or "guest", "")}:{quote(password or "guest", "")}@{name}:{port}/{quote(virtualhost, "")}'
+    )
+
+
+def checked(urls: str | Sequence[str]) -> list[str]:
+    """Return one or several addresses as a list.
+
+    Raises:
+        ValueError: there is none, or one cannot be understood.
+    """
+    result = urls.split() if isinstance(urls, str) else list(urls)
+    if not result:
+        raise ValueError('there must be at least one URL')
+    for url in result:
+        check(url)
+    return result
 
 
 def is_memory(url: str) -> bool:

@@ -1,0 +1,130 @@
+"""The client for scripts and other programs that wait by blocking. It may be used from many threads at once.
+
+>>> client = Client()
+>>> results = [client.call('sleep') for _ in range(30)]
+>>> for result in results:
+...     print(result.wait(timeout=50))
+"""
+
+import concurrent.futures
+import logging
+import os
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import Any, TypeVar
+
+from crew.exceptions import TimeoutError
+from crew.master.client import BaseClient, Headers
+from crew.master.own_thread import OwnThreadClient
+
+__all__ = ['Client', 'Result']
+
+log = logging.getLogger(__name__)
+
+C = TypeVar('C', bound='Client')
+
+
+class Result(concurrent.futures.Future[Any]):
+    """What brings the value of a call: a future of ``concurrent.futures``, with :meth:`wait`.
+
+    ``done()``, ``cancel()`` (which cancels the call), ``add_done_callback()`` (which calls back in the connection's
+    thread) and ``concurrent.futures.as_completed`` work as for every such future.
+
+    Attributes:
+        headers: what the task put into ``context.headers``; empty before there is a value.
+    """
+
+    headers: Headers
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait for the value and return it.
+
+        Args:
+            timeout: how long, in seconds; None for as long as it takes, which the call's own limits bound. When it is
+                over the call goes on, and may be waited for again, or cancelled.
+
+        Raises:
+            TimeoutError: it took longer.
+            CrewError: what ``call`` says.
+        """
+        try:
+            return self.result(timeout)
+        except concurrent.futures.TimeoutError:
+            if self.done():
+                raise
+            raise TimeoutError(f'no answer within {timeout:g} s; the call goes on') from None
+
+
+class Client(OwnThreadClient[Result]):
+    """A blocking client. ``call`` returns a :class:`Result` at once; other methods return when they are done.
+
+    Callbacks are made one after the other in a thread of their own, where they may call and wait. As a context manager
+    it connects and closes.
+    """
+
+    __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'
+
+    _patience = 30.0
+    _callbacks: 'SimpleQueue[Callable[[], None] | None] | None' = None
+    _callbacks_of = 0
+
+    def __enter__(self: C) -> C:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pending(self, on_cancel: Callable[[], None]) -> '_Pending':
+        return _Pending(on_cancel)
+
+    def _finish(self, pending: Any, timeout: float | None) -> Any:
+        return pending.future.wait(timeout)
+
+    def _invoke(self, callback: Callable[..., Any], args: tuple[Any, ...], done: Callable[[], None]) -> None:
+        if self._callbacks is None or self._callbacks_of != os.getpid():
+            self._callbacks, self._callbacks_of = SimpleQueue(), os.getpid()
+            Thread(target=_call_back, args=(self._callbacks,), name='crew-callbacks', daemon=True).start()
+
+        def call_back() -> None:
+            try:
+                callback(*args)
+            except Exception:  # the application's own, and the thread must live on
+                log.exception('the callback %r failed', callback)
+            finally:
+                done()
+
+        self._callbacks.put(call_back)
+
+    def __del__(self) -> None:
+        if self._callbacks is not None:
+            self._callbacks.put(None)
+
+
+def _call_back(callbacks: 'SimpleQueue[Callable[[], None] | None]') -> None:
+    while (callback := callbacks.get()) is not None:
+        callback()
+        del callback
+
+
+class _Pending:
+    """The result, and how it is told its outcome."""
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        self.future = Result()
+        self.future.headers = {}
+        self.future.add_done_callback(lambda future: on_cancel() if future.cancelled() else None)
+
+    def resolve(self, value: Any, headers: Headers) -> None:
+        # From here on it cannot be cancelled any more.
+        if self.future.set_running_or_notify_cancel():
+            self.future.headers = headers
+            self.future.set_result(value)
+
+    def reject(self, error: BaseException) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)

@@ -1,0 +1,61 @@
+"""The client for Tornado applications: Tornado's loop is asyncio's, so it is asyncio's client.
+
+It may be made, connected and used before the loop runs, at import say; what was asked for then is done when it does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tornado.ioloop import IOLoop
+
+from crew.master import asyncio as face
+from crew.master.asyncio import CallFuture
+from crew.master.client import BaseClient
+from crew.master.engine import Engine
+
+__all__ = ['CallFuture', 'Client']
+
+
+class Client(face.Client):
+    """A client on Tornado's loop. Futures may be yielded in ``gen.coroutine`` or awaited."""
+
+    __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self._early: list[Callable[[Engine], None]] = []
+
+    __init__.__doc__ = None
+
+    def _post(self, action: Callable[[Engine], None]) -> None:
+        if self._running is None and not _is_running():
+            self._early.append(action)
+            if len(self._early) == 1:
+                IOLoop.current().add_callback(self._catch_up)
+            return
+        self._catch_up()
+        super()._post(action)
+
+    def _catch_up(self) -> None:
+        early, self._early = self._early, []
+        for action in early:
+            super()._post(action)
+
+    def _do(self, action: Callable[[Engine], Awaitable[None]]) -> CallFuture:
+        if self._running is None and not _is_running():
+            # Its future is this loop's; if another runs in the end, what was asked for is done there all the same.
+            def begin(engine: Engine) -> None:
+                super(Client, self)._do(action)
+
+            self._post(begin)
+            return self._done()
+        return super()._do(action)
+
+    def _current_loop(self) -> asyncio.AbstractEventLoop:
+        if _is_running():
+            return asyncio.get_running_loop()
+        return IOLoop.current().asyncio_loop  # type: ignore[attr-defined, no-any-return]
+
+
+def _is_running() -> bool:
+    return asyncio._get_running_loop() is not None

@@ -1,0 +1,116 @@
+"""An asyncio loop in a native thread of its own, for those who have no loop, or another kind of it.
+
+Also under gevent: a patched thread would be one more greenlet of the hub, and stand still while another computes; the
+native one has a hub of its own.
+"""
+
+import _thread
+import asyncio
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ['LoopThread', 'start_native']
+
+log = logging.getLogger(__name__)
+
+
+def start_native(run: Callable[[], None], name: str) -> None:
+    """Run something in a new thread of the operating system, whatever has been patched; the process may end before it.
+
+    Args:
+        run: what to run.
+        name: the thread's name.
+    """
+    start = _original('start_new_thread')
+    if start is _thread.start_new_thread:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    else:
+        start(run, ())
+
+
+def _original(name: str) -> Any:
+    """Return a function of ``_thread`` as it was before gevent patched it, if it did."""
+    if 'gevent.monkey' not in sys.modules:
+        return getattr(_thread, name)
+    from gevent.monkey import get_original
+
+    return get_original('_thread', name)
+
+
+class LoopThread:
+    """A thread that runs an asyncio loop until it is told to stop.
+
+    Args:
+        name: the thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._work: deque[Callable[[], None]] = deque()
+        self._woken = False
+        self._alive = _original('allocate_lock')()
+
+    def start(self) -> None:
+        """Start the thread. What was posted before is done first."""
+        self._alive.acquire()
+        start_native(self._run, self._name)
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Have something done on the loop, in order; from any thread. One wake-up serves all that is posted then."""
+        self._work.append(work)
+        loop = self._loop
+        if loop is None or self._woken:
+            return
+        self._woken = True
+        try:
+            loop.call_soon_threadsafe(self._obey)
+        except RuntimeError:  # it has been stopped, and closed just now
+            log.debug('not done, the thread %s has ended', self._name)
+
+    def stop(self) -> None:
+        """End the loop after what was posted before; from any thread."""
+        self.post(self._stop)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of the loop; return whether it has ended. Blocks the whole thread, under gevent too.
+
+        Args:
+            timeout: how long to wait, in seconds.
+        """
+        ended: bool = self._alive.acquire(timeout=timeout)
+        if ended:
+            self._alive.release()
+        return ended
+
+    def _stop(self) -> None:
+        assert self._loop is not None
+        self._loop.stop()
+
+    def _run(self) -> None:
+        # Made here, because under gevent its selector belongs to the hub of the thread that makes it.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._loop = loop
+        # From here on posts wake us; what came before does not.
+        loop.call_soon(self._obey)
+        try:
+            loop.run_forever()
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+            self._alive.release()
+
+    def _obey(self) -> None:
+        self._woken = False
+        while self._work:
+            work = self._work.popleft()
+            try:
+                work()
+            except Exception:  # one piece of work must not keep the others from being done
+                log.exception('something posted to the thread %s failed', self._name)
