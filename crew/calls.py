@@ -222,8 +222,11 @@ class Calls(Generic[Waiter]):
 
     def unroutable(self, correlation_id: str, queue: str) -> list[Action[Waiter]]:
         """Take the broker's word that a call could not be routed."""
+        flight = self._flights.get(correlation_id)
+        if flight is None:
+            return []
         text = f'there is no queue {queue!r} at the broker: no worker has ever been there for it'
-        return self._settle(correlation_id, Unroutable(text))
+        return self._settle(correlation_id, Unroutable(text, expiration=flight.expiration))
 
     def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
         flight = self._flights.get(accept.correlation_id)

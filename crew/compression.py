@@ -5,7 +5,7 @@ import zlib
 
 from crew.exceptions import PayloadError
 
-__all__ = ['GZIP', 'MAX_PAYLOAD', 'compress', 'decompress']
+__all__ = ['GZIP', 'MAX_PAYLOAD', 'check_level', 'compress', 'decompress']
 
 GZIP = 'gzip'
 
@@ -14,6 +14,16 @@ MAX_PAYLOAD = 64 * 1024 * 1024
 
 # zlib: 16 more than the window's bits says that the stream is a gzip file (RFC 1952).
 _GZIP_WINDOW = zlib.MAX_WBITS | 16
+
+
+def check_level(level: int) -> None:
+    """Refuse a level that gzip does not have.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    if not 0 <= level <= 9:
+        raise ValueError(f'gzip_level must be 0 to 9, not {level}')
 
 
 def compress(data: bytes, level: int = 6) -> bytes:
@@ -26,8 +36,7 @@ def compress(data: bytes, level: int = 6) -> bytes:
     Raises:
         ValueError: there is no such level.
     """
-    if not 0 <= level <= 9:
-        raise ValueError(f'gzip_level must be 0 to 9, not {level}')
+    check_level(level)
     # Without the time: the same value is the same message.
     return gzip.compress(data, level, mtime=0)
 

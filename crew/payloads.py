@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from crew.compression import GZIP, MAX_PAYLOAD, compress, decompress
+from crew.compression import GZIP, MAX_PAYLOAD, check_level, compress, decompress
 from crew.exceptions import PayloadError
 from crew.serializers import Serializer, dump, load
 
@@ -39,6 +39,7 @@ def pack(value: Any, serializer: Serializer | None = None, *, gzip: bool | None 
         PayloadError: it cannot be carried: not by this serializer, or not in one message.
         ValueError: there is no such serializer or level.
     """
+    check_level(gzip_level)  # now, not when a value is first long enough to be compressed
     body, content_type = dump(value, serializer)
     if len(body) > MAX_PAYLOAD:
         raise PayloadError(f'{len(body)} bytes are too many: the limit is {MAX_PAYLOAD}')

@@ -104,7 +104,8 @@ def _write_json(value: Any) -> bytes:
 
 
 def _read_json(data: bytes) -> Any:
-    return json.loads(data, parse_constant=_refuse_constant)
+    # json.loads would take UTF-16 and lone surrogates for it, too.
+    return json.loads(str(data, 'utf-8'), parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> None:
@@ -131,5 +132,15 @@ def _write_pickle(value: Any) -> bytes:
     return pickle.dumps(value, _PICKLE_PROTOCOL)
 
 
-_WRITERS: dict[str, Callable[[Any], bytes]] = {'json': _write_json, 'text': _write_text, 'bytes': _write_bytes, 'pickle': _write_pickle}
-_READERS: dict[str, Callable[[bytes], Any]] = {'json': _read_json, 'text': _read_text, 'bytes': bytes, 'pickle': pickle.loads}
+_WRITERS: dict[str, Callable[[Any], bytes]] = {
+    'json': _write_json,
+    'text': _write_text,
+    'bytes': _write_bytes,
+    'pickle': _write_pickle,
+}
+_READERS: dict[str, Callable[[bytes], Any]] = {
+    'json': _read_json,
+    'text': _read_text,
+    'bytes': bytes,
+    'pickle': pickle.loads,
+}

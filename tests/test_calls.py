@@ -1,6 +1,11 @@
 """Calls in flight: each is settled once, and none runs more often than it may, whatever happens in whatever order."""
 
+import dataclasses
+import math
+import sys
 from collections import Counter
+from collections.abc import Callable
+from traceback import format_exception
 
 import pytest
 from hypothesis import settings
@@ -11,6 +16,7 @@ from crew.calls import MAX_RUNS, QUEUE_GRACE, RUN_GRACE, Action, Calls, Republis
 from crew.codec import decode, encode
 from crew.envelope import Envelope
 from crew.exceptions import (
+    BrokerRefused,
     ConnectionError,
     CrewError,
     DuplicateTaskId,
@@ -30,6 +36,8 @@ LIMIT = 60.0
 ACCEPTED = Accept(correlation_id='1', inbox=INBOX, ask=False, timeout=LIMIT)
 WAITED_LONG = Accept(correlation_id='1', inbox=INBOX, ask=True, timeout=LIMIT)
 REDELIVERED = Accept(correlation_id='1', inbox=INBOX, ask=True, redelivered=True, timeout=LIMIT)
+IDEMPOTENT = dataclasses.replace(ACCEPTED, idempotent=True)
+REDELIVERED_IDEMPOTENT = dataclasses.replace(REDELIVERED, idempotent=True)
 RETURNED = Returned(correlation_ids=('1',))
 GO = Tell(INBOX, Go(correlation_id='1', reply_to=REPLIES))
 STOP = Tell(INBOX, Stop(correlation_id='1', reply_to=REPLIES))
@@ -54,6 +62,13 @@ def in_flight(*messages: Message, idempotent: bool = False) -> Calls[str]:
     return calls
 
 
+def unsent(wait: float = WAIT) -> Calls[str]:
+    """Calls with one that waits for a connection, since 0."""
+    calls: Calls[str] = Calls()
+    calls.add('1', 'waiter', expiration=wait, idempotent=False, now=0.0, sent=False)
+    return calls
+
+
 def tell(calls: Calls[str], message: Message, now: float = 0.0) -> list[Action[str]]:
     return calls.receive(message, now=now, wall=1_700_000_000.0)
 
@@ -67,6 +82,88 @@ def outcome(actions: list[Action[str]]) -> Reply | CrewError:
 
 
 # The table, row by row
+
+
+def test_unsent_it_has_all_of_its_queue_time_and_no_grace() -> None:
+    calls = unsent()
+    assert calls.next_deadline() == WAIT
+    assert calls.time_left('1', 0.0) == WAIT
+    assert calls.time_left('1', 12.5) == WAIT - 12.5
+
+
+def test_unsent_it_is_sent_and_waits_as_if_it_had_been_sent_at_once() -> None:
+    calls = unsent()
+    calls.sent('1')
+    assert calls.next_deadline() == WAIT + QUEUE_GRACE
+    assert calls.expire(WAIT) == []
+    error = outcome(calls.expire(WAIT + QUEUE_GRACE))
+    assert isinstance(error, ExpirationError)
+    assert error.reason == 'expired'
+
+
+@pytest.mark.parametrize(
+    ('message', 'kind'), [(Reply(correlation_id='1'), Reply), (REDELIVERED, WorkerLost), (DEAD, ExpirationError)]
+)
+def test_unsent_once_it_is_sent_whatever_comes_means_the_same(message: Message, kind: type[object]) -> None:
+    calls = unsent()
+    calls.sent('1')
+    assert type(outcome(tell(calls, message))) is kind
+
+
+def test_unsent_its_queue_time_over_means_that_there_was_no_connection() -> None:
+    calls = unsent()
+    assert calls.expire(WAIT - 0.001) == []
+    error = outcome(calls.expire(WAIT))
+    assert isinstance(error, ExpirationError)
+    assert (error.reason, error.time, error.expiration) == ('unconnected', None, WAIT)
+    assert (len(calls), calls.next_deadline()) == (0, None)
+
+
+def test_unsent_a_lost_connection_changes_nothing() -> None:
+    calls = unsent()
+    assert calls.fail_sent(ConnectionError('lost', published=True)) == []
+    assert ('1' in calls, calls.next_deadline()) == (True, WAIT)
+    calls.sent('1')
+    error = ConnectionError('lost', published=True)
+    assert outcome(calls.fail_sent(error)) is error
+    assert '1' not in calls
+
+
+def test_unsent_it_is_settled_when_there_will_be_no_connection() -> None:
+    error = BrokerRefused('who are you?')
+    calls = unsent()
+    assert outcome(calls.fail_unsent(error)) is error
+    assert (len(calls), calls.next_deadline(), calls.fail_unsent(error)) == (0, None, [])
+
+
+@get_or_post
+@pytest.mark.parametrize('before', [(), (ACCEPTED,)])
+def test_sent_it_is_not_settled_when_there_will_be_no_connection(before: tuple[Message, ...], idempotent: bool) -> None:
+    calls = in_flight(*before, idempotent=idempotent)
+    assert calls.fail_unsent(BrokerRefused('who are you?')) == []
+    assert '1' in calls
+
+
+def test_unsent_a_cancelled_call_is_forgotten_in_silence() -> None:
+    calls = unsent()
+    assert calls.cancel('1') == []
+    assert (len(calls), calls.next_deadline(), calls.expire(math.inf)) == (0, None, [])
+
+
+def test_unsent_an_id_is_in_flight() -> None:
+    calls = unsent()
+    with pytest.raises(DuplicateTaskId):
+        calls.add('1', 'other', expiration=1, idempotent=False, now=0.0)
+
+
+@pytest.mark.parametrize('make', [unsent, in_flight, lambda: in_flight(ACCEPTED)], ids=['unsent', 'waiting', 'running'])
+def test_in_any_state_a_call_can_be_failed_alone(make: Callable[[], Calls[str]]) -> None:
+    calls = make()
+    calls.add('2', 'other', expiration=WAIT, idempotent=False, now=0.0)
+    error = ConnectionError('no such exchange')
+    assert outcome(calls.fail('1', error)) is error
+    assert calls.fail('1', error) == []
+    assert ('1' in calls, '2' in calls) == (False, True)
 
 
 @get_or_post
@@ -189,6 +286,14 @@ def test_a_remote_error_carries_what_the_task_raised() -> None:
     assert (error.type, error.message, error.traceback, str(error)) == ('KeyError', '3', 'at', 'KeyError: 3')
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='no notes before Python 3.11')
+@pytest.mark.parametrize(('traceback', 'shown'), [('at\n\n', True), ('', False)])
+def test_a_remote_error_that_nobody_catches_shows_where_it_was_raised(traceback: str, shown: bool) -> None:
+    error = outcome(tell(in_flight(), Failure(correlation_id='1', kind='raised', type='KeyError', traceback=traceback)))
+    assert isinstance(error, RemoteError)
+    assert ''.join(format_exception(error)).endswith('\nThe task raised it here:\nat\n') == shown
+
+
 @get_or_post
 def test_either_way_a_returned_delivery_waits_and_does_not_count_as_a_run(idempotent: bool) -> None:
     calls = in_flight(WAITED_LONG, idempotent=idempotent)
@@ -207,8 +312,50 @@ def test_returned_before_any_question_a_redelivery_is_a_first_run(idempotent: bo
 @pytest.mark.parametrize('before', [(), (ACCEPTED,)])
 def test_either_way_what_the_broker_cannot_route_is_unroutable(before: tuple[Message, ...]) -> None:
     error = outcome(in_flight(*before).unroutable('1', 'crew.tasks.wsgi'))
+    # It is an ExpirationError for who does not care why nobody took it.
     assert isinstance(error, Unroutable)
+    assert isinstance(error, ExpirationError)
+    assert (error.reason, error.time, error.expiration) == ('unroutable', None, WAIT)
     assert 'crew.tasks.wsgi' in str(error)
+
+
+# What a worker says of its task
+
+
+@pytest.mark.parametrize(
+    ('before', 'answer'),
+    [
+        ((REDELIVERED_IDEMPOTENT,), GO),
+        ((ACCEPTED, REDELIVERED_IDEMPOTENT), GO),
+        ((IDEMPOTENT, REDELIVERED), GO),  # said once is enough
+        ((IDEMPOTENT, RETURNED, WAITED_LONG, REDELIVERED), GO),
+        ((ACCEPTED, REDELIVERED), STOP),
+        ((IDEMPOTENT, REDELIVERED_IDEMPOTENT, REDELIVERED_IDEMPOTENT), STOP),  # twice and no more
+    ],
+)
+def test_a_call_may_run_again_if_its_worker_says_so(before: tuple[Message, ...], answer: Tell) -> None:
+    *before_that, last = before
+    assert tell(in_flight(*before_that), last)[0] == answer
+
+
+def test_a_worker_that_does_not_say_so_takes_nothing_back_from_its_caller() -> None:
+    assert tell(in_flight(ACCEPTED, idempotent=True), REDELIVERED) == [GO]
+
+
+def test_a_dead_letter_of_a_run_whose_worker_said_that_it_is_idempotent_is_published_again_once() -> None:
+    calls = in_flight(IDEMPOTENT)
+    [again] = tell(calls, DEAD)
+    assert isinstance(again, Republish)
+    assert isinstance(outcome(tell(calls, DEAD)), WorkerLost)
+
+
+def test_what_a_worker_says_of_one_call_is_not_said_of_the_next_with_its_id() -> None:
+    calls = in_flight(IDEMPOTENT, Reply(correlation_id='1'))
+    calls.add('1', 'waiter', expiration=WAIT, idempotent=False, now=0.0)
+    assert tell(calls, REDELIVERED)[0] == STOP
+
+
+# Whoever waits no more
 
 
 def test_waiting_a_cancelled_call_is_forgotten_in_silence() -> None:
@@ -381,24 +528,50 @@ class AnyMessage(RuleBasedStateMachine):
         self.names: dict[int, str] = {}
         self.settled: Counter[int] = Counter()
         self.gos: Counter[int] = Counter()
+        #: The calls that were not sent, and until when each may wait; those among them of which a worker spoke.
+        self.unsent: dict[int, float] = {}
+        self.slandered: set[int] = set()
 
     ids = st.sampled_from('abc')
 
-    @rule(name=ids, idempotent=st.booleans(), wait=st.floats(0, 40))
-    def add(self, name: str, idempotent: bool, wait: float) -> None:
+    @rule(name=ids, idempotent=st.booleans(), wait=st.floats(0, 40), sent=st.booleans())
+    def add(self, name: str, idempotent: bool, wait: float, sent: bool) -> None:
         if name in self.calls:
             with pytest.raises(DuplicateTaskId):
-                self.calls.add(name, -1, expiration=wait, idempotent=idempotent, now=self.now)
+                self.calls.add(name, -1, expiration=wait, idempotent=idempotent, now=self.now, sent=sent)
             return
         self.born += 1
         self.names[self.born] = name
         self.idempotent[self.born] = idempotent
-        self.calls.add(name, self.born, expiration=wait, idempotent=idempotent, now=self.now)
+        self.calls.add(name, self.born, expiration=wait, idempotent=idempotent, now=self.now, sent=sent)
+        if not sent:
+            self.unsent[self.born] = self.now + wait
 
-    @rule(name=ids, ask=st.booleans(), redelivered=st.booleans(), ran=st.floats(0, 90))
-    def accept(self, name: str, ask: bool, redelivered: bool, ran: float) -> None:
-        message = Accept(correlation_id=name, inbox=INBOX, ask=ask, redelivered=redelivered, ran=ran, timeout=LIMIT)
+    @precondition(lambda self: self.unsent)
+    @rule()
+    def connect(self) -> None:
+        for call, until in self.unsent.items():
+            if call not in self.slandered:
+                assert self.calls.time_left(self.names[call], self.now) == until - self.now >= 0
+            self.calls.sent(self.names[call])
+        self.unsent.clear()
+        self.take(self.calls.fail_unsent(ConnectionError('refused')), 0)
+
+    @rule(name=ids, ask=st.booleans(), redelivered=st.booleans(), idempotent=st.booleans(), ran=st.floats(0, 90))
+    def accept(self, name: str, ask: bool, redelivered: bool, idempotent: bool, ran: float) -> None:
+        message = Accept(
+            correlation_id=name,
+            inbox=INBOX,
+            ask=ask,
+            redelivered=redelivered,
+            idempotent=idempotent,
+            ran=ran,
+            timeout=LIMIT,
+        )
         call = self.current(name)
+        if call is not None:
+            self.idempotent[call] |= idempotent
+            self.slandered.add(call)
         actions = self.calls.receive(message, now=self.now, wall=0.0)
         gone = sum(isinstance(action, Tell) and isinstance(action.message, Go) for action in actions)
         assert not gone or (ask and call is not None)
@@ -415,7 +588,7 @@ class AnyMessage(RuleBasedStateMachine):
                 # It may have been the delivery that was told go.
                 self.gos[call] = max(0, self.gos[call] - 1)
 
-    @rule(name=ids, what=st.sampled_from(['reply', 'raised', 'timeout', 'dead', 'unroutable', 'cancel']))
+    @rule(name=ids, what=st.sampled_from(['reply', 'raised', 'timeout', 'dead', 'unroutable', 'fail', 'cancel']))
     def end(self, name: str, what: str) -> None:
         actions: list[Action[int]]
         call = self.current(name)
@@ -423,6 +596,8 @@ class AnyMessage(RuleBasedStateMachine):
             actions = self.calls.cancel(name)
         elif what == 'unroutable':
             actions = self.calls.unroutable(name, 'q')
+        elif what == 'fail':
+            actions = self.calls.fail(name, ConnectionError('no such exchange'))
         elif what == 'reply':
             actions = self.calls.receive(Reply(correlation_id=name), now=self.now, wall=0.0)
         elif what == 'dead':
@@ -434,29 +609,50 @@ class AnyMessage(RuleBasedStateMachine):
         again = sum(isinstance(action, Republish) for action in actions)
         assert not again or (what == 'dead' and call is not None and self.idempotent[call])
         assert again or name not in self.calls
+        if what == 'cancel' and call is not None:
+            self.unsent.pop(call, None)
         self.take(actions)
 
     @rule(seconds=st.floats(0, 50))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
-        self.take(self.calls.expire(self.now))
+        actions = self.calls.expire(self.now)
+        unconnected = {
+            action.waiter
+            for action in actions
+            if isinstance(action, Settle)
+            and isinstance(action.outcome, ExpirationError)
+            and action.outcome.reason == 'unconnected'
+        }
+        overdue = {call for call, until in self.unsent.items() if until <= self.now and call not in self.slandered}
+        assert overdue <= unconnected <= overdue | (self.slandered & self.unsent.keys())
+        self.take(actions)
         due = self.calls.next_deadline()
         assert due is None or due > self.now
 
     @rule()
     def lose(self) -> None:
-        self.take(self.calls.fail_sent(ConnectionError('lost', published=True)))
-        assert len(self.calls) == 0
+        sent = len(self.calls) - len(self.unsent)
+        self.take(self.calls.fail_sent(ConnectionError('lost', published=True)), sent)
+        assert len(self.calls) == len(self.unsent)
+
+    @rule()
+    def refuse(self) -> None:
+        unsent = len(self.unsent)
+        self.take(self.calls.fail_unsent(BrokerRefused('who are you?')), unsent)
+        assert not self.unsent
 
     def current(self, name: str) -> int | None:
         return (
             max((call for call, of in self.names.items() if of == name), default=None) if name in self.calls else None
         )
 
-    def take(self, actions: list[Action[int]]) -> None:
+    def take(self, actions: list[Action[int]], settled: int | None = None) -> None:
+        assert settled in (None, len(actions))
         for action in actions:
             if isinstance(action, Settle):
                 self.settled[action.waiter] += 1
+                self.unsent.pop(action.waiter, None)
                 assert self.names[action.waiter] not in self.calls
 
     @invariant()
@@ -469,6 +665,10 @@ class AnyMessage(RuleBasedStateMachine):
             assert gos <= (MAX_RUNS if self.idempotent[call] else 1)
 
     @invariant()
+    def whatever_was_not_sent_and_not_settled_is_in_flight(self) -> None:
+        assert all(self.current(self.names[call]) == call for call in self.unsent)
+
+    @invariant()
     def whatever_is_in_flight_has_a_deadline(self) -> None:
         assert (self.calls.next_deadline() is None) == (len(self.calls) == 0)
 
@@ -476,6 +676,7 @@ class AnyMessage(RuleBasedStateMachine):
 class World(RuleBasedStateMachine):
     """One call after another in an honest world: a queue, workers that die, put back, answer late or never.
 
+    The connection comes and goes; with it goes the reply queue, so that nobody answers what is asked of older calls.
     What counts here are the starts that happen in the world, not what the caller knows of them.
     """
 
@@ -485,7 +686,13 @@ class World(RuleBasedStateMachine):
         self.calls.reply_to = REPLIES
         self.starts: Counter[str] = Counter()
         self.settled: Counter[str] = Counter()
+        #: Whether a call may run twice, as its caller knows and as its workers say.
         self.idempotent: dict[str, bool] = {}
+        self.said: dict[str, bool] = {}
+        #: Calls that wait for a connection, and those whose reply queue is gone.
+        self.connected = True
+        self.unsent: list[str] = []
+        self.orphans: set[str] = set()
         #: What waits in the shared queue: id, whether the broker marks it as redelivered.
         self.queue: list[tuple[str, bool]] = []
         #: What workers hold: id, state, whether redelivered.
@@ -497,22 +704,53 @@ class World(RuleBasedStateMachine):
         self.inbox: list[Message] = []
 
     @precondition(lambda self: not (self.queue or self.asking or self.ready or self.running))
-    @rule(idempotent=st.booleans())
-    def call(self, idempotent: bool) -> None:
+    @rule(known=st.booleans(), said=st.booleans())
+    def call(self, known: bool, said: bool) -> None:
         name = str(len(self.idempotent))
-        self.idempotent[name] = idempotent
-        self.calls.add(name, name, expiration=WAIT, idempotent=idempotent, now=0.0)
-        self.queue.append((name, False))
+        self.idempotent[name] = known or said
+        self.said[name] = said
+        self.calls.add(name, name, expiration=WAIT, idempotent=known, now=0.0, sent=self.connected)
+        if self.connected:
+            self.queue.append((name, False))
+        else:
+            self.unsent.append(name)
+
+    @precondition(lambda self: not self.connected)
+    @rule()
+    def connect(self) -> None:
+        self.connected = True
+        for name in self.unsent:
+            self.calls.sent(name)
+            self.queue.append((name, False))
+        self.unsent.clear()
+
+    @precondition(lambda self: self.connected)
+    @rule(really=st.sampled_from([False, False, False, True]))
+    def disconnect(self, really: bool) -> None:
+        if not really:  # too often, and little else would happen
+            return
+        self.connected = False
+        self.orphans.update(self.idempotent.keys() - self.settled.keys())
+        for action in self.calls.fail_sent(ConnectionError('lost', published=True)):
+            self.do(action)
+        assert len(self.calls) == 0
+        self.replies.clear()
+        self.inbox.clear()
+        self.asking.clear()
+
+    @precondition(lambda self: self.unsent)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.unsent))
+        self.unsent.remove(name)
+        assert self.calls.cancel(name) == []
 
     @precondition(lambda self: self.queue)
     @rule(data=st.data(), waited_long=st.booleans())
     def deliver(self, data: st.DataObject, waited_long: bool) -> None:
         name, redelivered = self.queue.pop(data.draw(st.integers(0, len(self.queue) - 1)))
         if redelivered or waited_long:
-            self.asking[name] = redelivered
-            self.replies.append(
-                Accept(correlation_id=name, inbox=INBOX, ask=True, redelivered=redelivered, timeout=LIMIT)
-            )
+            self.ask(name, redelivered)
         else:
             self.ready.add(name)
 
@@ -530,9 +768,7 @@ class World(RuleBasedStateMachine):
         """All that leads to a run when nothing is in the way; without this hypothesis finds few third runs."""
         name, redelivered = self.queue.pop()
         if redelivered:
-            self.asking[name] = True
-            accept = Accept(correlation_id=name, inbox=INBOX, ask=True, redelivered=True, timeout=LIMIT)
-            self.replies.append(accept)
+            self.ask(name, True)
             self.hear(True)
         else:
             self.ready.add(name)
@@ -546,10 +782,10 @@ class World(RuleBasedStateMachine):
     def speak(self, data: st.DataObject, what: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
         if what == 'accept':
-            self.replies.append(Accept(correlation_id=name, inbox=INBOX, ask=False, timeout=LIMIT))
+            self.say(name, self.accept(name))
         else:
             self.running.remove(name)
-            self.replies.append(Reply(correlation_id=name))
+            self.say(name, Reply(correlation_id=name))
 
     @precondition(lambda self: self.running or self.ready or self.asking)
     @rule(data=st.data(), expired=st.sampled_from([False, False, False, True]))
@@ -563,7 +799,7 @@ class World(RuleBasedStateMachine):
     def put_back(self, data: st.DataObject, expired: bool) -> None:
         name = data.draw(st.sampled_from(sorted({*self.ready, *self.asking})))
         self.forget(name)
-        self.replies.append(Returned(correlation_ids=(name,)))
+        self.say(name, Returned(correlation_ids=(name,)))
         self.back(name, expired)
 
     @precondition(lambda self: self.queue)
@@ -602,6 +838,18 @@ class World(RuleBasedStateMachine):
             if self.asking.pop(message.correlation_id, None) is not None and isinstance(message, Go):
                 self.ready.add(message.correlation_id)
 
+    def accept(self, name: str) -> Accept:
+        return Accept(correlation_id=name, inbox=INBOX, ask=False, idempotent=self.said[name], timeout=LIMIT)
+
+    def ask(self, name: str, redelivered: bool) -> None:
+        if name not in self.orphans:  # else the question is returned, and the worker drops the call
+            self.asking[name] = redelivered
+            self.say(name, dataclasses.replace(self.accept(name), ask=True, redelivered=redelivered))
+
+    def say(self, name: str, message: Message) -> None:
+        if name not in self.orphans:
+            self.replies.append(message)
+
     def forget(self, name: str) -> None:
         self.running.discard(name)
         self.ready.discard(name)
@@ -610,9 +858,8 @@ class World(RuleBasedStateMachine):
     def back(self, name: str, expired: bool) -> None:
         if expired:
             call = Call(correlation_id=name, reply_to=REPLIES, expiration=WAIT)
-            self.replies.append(
-                DeadLetter(correlation_id=name, reason='expired', time=None, envelope=encode(call), queue='q')
-            )
+            letter = DeadLetter(correlation_id=name, reason='expired', time=None, envelope=encode(call), queue='q')
+            self.say(name, letter)
         else:
             self.queue.append((name, True))
 
@@ -624,6 +871,10 @@ class World(RuleBasedStateMachine):
     def no_call_starts_more_often_than_it_may(self) -> None:
         for name, starts in self.starts.items():
             assert starts <= (2 if self.idempotent[name] else 1), name
+
+    @invariant()
+    def no_call_starts_that_was_not_sent(self) -> None:
+        assert not self.starts.keys() & set(self.unsent)
 
 
 TestAnyMessage = AnyMessage.TestCase

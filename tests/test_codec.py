@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, cast
@@ -15,7 +16,20 @@ from pika.spec import BasicProperties
 from crew import codec
 from crew.envelope import Envelope
 from crew.exceptions import ProtocolError
-from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
+from crew.messages import (
+    Accept,
+    Call,
+    Cancel,
+    DeadLetter,
+    Failure,
+    Go,
+    HeaderValue,
+    Message,
+    Publication,
+    Reply,
+    Returned,
+    Stop,
+)
 from crew.topology import REPLY_KEY, priority_level
 from crew.transports.asyncio import _envelope, _properties
 
@@ -23,8 +37,9 @@ from crew.transports.asyncio import _envelope, _properties
 
 texts = st.text(st.characters(exclude_categories=['Cs']), max_size=40)
 ids = texts.filter(lambda text: 0 < len(text.encode()) <= 255)
-names = texts.filter(lambda name: not name.startswith(('crew-', 'x-')))
-headers = st.dictionaries(names, texts, max_size=4)
+names = ids.filter(lambda name: not name.startswith(('crew-', 'x-')) and name not in ('CC', 'BCC'))
+header_values: st.SearchStrategy[HeaderValue] = texts | st.integers(-(2**63), 2**63 - 1) | st.booleans()
+headers = st.dictionaries(names, header_values, max_size=4)
 seconds = st.integers(0, 4_294_967 * 8).map(lambda eighths: eighths / 8)  # whole milliseconds, and exact
 moments = st.floats(0.001, 2**31, allow_nan=False)
 
@@ -65,6 +80,7 @@ others: st.SearchStrategy[Message] = st.one_of(
         inbox=ids,
         ask=st.booleans(),
         redelivered=st.booleans(),
+        idempotent=st.booleans(),
         ran=st.just(0.0) | moments,
         timeout=moments,
     ),
@@ -72,6 +88,7 @@ others: st.SearchStrategy[Message] = st.one_of(
     st.builds(Stop, correlation_id=ids, reply_to=texts),
     st.builds(Cancel, correlation_id=ids, reply_to=texts, reason=texts),
     st.builds(Returned, correlation_ids=st.lists(ids, max_size=4).map(tuple)),
+    st.builds(Publication, channel=ids, body=st.binary(max_size=40), content_type=texts, content_encoding=texts),
 )
 
 
@@ -84,6 +101,24 @@ def test_a_call_comes_back_as_it_was(call: Call) -> None:
 @given(others)
 def test_any_other_message_comes_back_as_it_was(message: Message) -> None:
     assert codec.decode(codec.encode(message)) == message
+
+
+def over_the_wire(envelope: Envelope) -> Envelope:
+    """An envelope as it is after pika has written and read it."""
+    properties = BasicProperties()
+    properties.decode(b''.join(_properties(envelope).encode()))
+    return _envelope(properties, envelope.body)
+
+
+@given(headers)
+def test_headers_come_back_from_the_wire_as_they_were(headers: dict[str, HeaderValue]) -> None:
+    reply = codec.decode(over_the_wire(codec.encode(Reply(correlation_id='1', headers=headers))))
+    assert isinstance(reply, Reply)
+    assert reply.headers == headers
+    # Not as one of pika's own integers, nor a boolean as an integer.
+    assert {name: type(value) for name, value in reply.headers.items()} == {
+        name: type(value) for name, value in headers.items()
+    }
 
 
 CALL = Call(correlation_id='1', reply_to='crew.master.1', body=b'x', content_type='text/plain', headers={'a': 'b'})
@@ -113,6 +148,10 @@ TABLE: list[tuple[Message, Envelope]] = [
         ),
     ),
     (
+        Call(correlation_id='1', content_type='', headers={'text': '', 'number': -(2**63), 'flag': True}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'text': '', 'number': -(2**63), 'flag': True}),
+    ),
+    (
         Reply(correlation_id='1', body=b'{}', content_type='application/json', content_encoding='gzip'),
         Envelope(
             type='reply',
@@ -138,9 +177,34 @@ TABLE: list[tuple[Message, Envelope]] = [
         Envelope(
             type='accept',
             correlation_id='1',
-            body=b'{"inbox": "crew.worker.1", "ask": true, "redelivered": true, "ran": 0.5, "timeout": 60}',
+            body=(
+                b'{"inbox": "crew.worker.1", "ask": true, "redelivered": true, "idempotent": false, '
+                b'"ran": 0.5, "timeout": 60}'
+            ),
             content_type='application/json',
             headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Accept(correlation_id='1', inbox='q', ask=False, idempotent=True, timeout=1.5),
+        Envelope(
+            type='accept',
+            correlation_id='1',
+            body=(
+                b'{"inbox": "q", "ask": false, "redelivered": false, "idempotent": true, "ran": 0.0, "timeout": 1.5}'
+            ),
+            content_type='application/json',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Publication(channel='news', body=b'x', content_type='text/plain', content_encoding='gzip'),
+        Envelope(
+            type='publication',
+            body=b'x',
+            content_type='text/plain',
+            content_encoding='gzip',
+            headers={'crew-v': 1, 'crew-channel': 'news'},
         ),
     ),
     (
@@ -193,20 +257,49 @@ def test_a_call_nobody_waits_for_leaves_no_dead_letter_address() -> None:
     assert REPLY_KEY not in codec.encode_call(Call(correlation_id='1')).headers
 
 
-@pytest.mark.parametrize('name', ['crew-v', 'crew-anything', 'x-death', 'x-match'])
-def test_reserved_header_names_are_refused(name: str) -> None:
+carriers = pytest.mark.parametrize('carrier', [Call, Reply])
+
+
+@carriers
+@pytest.mark.parametrize(
+    'name', ['crew-v', 'crew-', 'crew-anything', 'crew-channel', 'x-death', 'x-match', 'CC', 'BCC']
+)
+def test_reserved_header_names_are_refused(name: str, carrier: Callable[..., Message]) -> None:
     with pytest.raises(ValueError, match='reserved'):
-        codec.encode(Call(correlation_id='1', headers={name: ''}))
+        codec.encode(carrier(correlation_id='1', headers={name: ''}))
 
 
-def test_a_header_table_that_does_not_fit_a_frame_is_refused() -> None:
+@carriers
+@pytest.mark.parametrize('name', ['cc', 'Bcc', 'CCC', 'X-Request-ID', 'crew', ' ', 'n' * 255, 'ü' * 127])
+def test_any_other_header_name_is_fine(name: str, carrier: Callable[..., Message]) -> None:
+    message = codec.decode(over_the_wire(codec.encode(carrier(correlation_id='1', headers={name: 'a'}))))
+    assert isinstance(message, Call | Reply)
+    assert message.headers == {name: 'a'}
+
+
+@carriers
+@pytest.mark.parametrize(
+    'value',
+    [None, 1.5, math.nan, b'', [], {}, Decimal(1), 2**63, -(2**63) - 1, 10**4000],
+    ids=lambda value: f'{value!s:.9}',
+)
+def test_header_values_that_not_every_client_can_carry_are_refused(value: Any, carrier: Callable[..., Message]) -> None:
+    with pytest.raises(ValueError, match=r"64 bits or a boolean: 'count'"):
+        codec.encode(carrier(correlation_id='1', headers={'count': value}))
+
+
+@pytest.mark.parametrize(
+    'headers', [{'a': 'x' * 65_530}, {str(number): number for number in range(4000)}], ids=['long', 'many']
+)
+def test_a_header_table_that_does_not_fit_a_frame_is_refused(headers: dict[str, HeaderValue]) -> None:
     with pytest.raises(ValueError, match='AMQP frame'):
-        codec.encode(Call(correlation_id='1', headers={'a': 'x' * 65_530}))
+        codec.encode(Call(correlation_id='1', headers=headers))
 
 
-def test_a_header_name_that_is_no_amqp_short_string_is_refused() -> None:
-    with pytest.raises(ValueError, match='255'):
-        codec.encode(Reply(correlation_id='1', headers={'n' * 256: ''}))
+@pytest.mark.parametrize('name', ['', 'n' * 256, 'ü' * 128, b'n', 3, None], ids=lambda name: f'{name!r:.6}')
+def test_a_header_name_that_is_no_amqp_short_string_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match='1 to 255 bytes'):
+        codec.encode(Reply(correlation_id='1', headers={name: ''}))
 
 
 @pytest.mark.parametrize('value', ['\ud800', 'a\udfff'])
@@ -246,6 +339,12 @@ def test_a_call_that_would_cost_the_connection_cannot_be_made(fields: dict[str, 
 def test_an_accept_names_a_queue_that_can_be_written_to(inbox: str) -> None:
     with pytest.raises(ValueError):
         Accept(correlation_id='1', inbox=inbox, ask=False, timeout=1)
+
+
+@pytest.mark.parametrize('channel', ['', 'x' * 256, 'ü' * 128, '\ud800'])
+def test_a_publication_names_a_channel_that_can_be_bound(channel: str) -> None:
+    with pytest.raises(ValueError):
+        Publication(channel=channel)
 
 
 @pytest.mark.parametrize('text', ['x', '\0', '\U0001f600'])
@@ -315,6 +414,13 @@ def test_a_death_nobody_understands_is_a_protocol_error(deaths: Any) -> None:
         codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, 'x-death': deaths}))
 
 
+def test_a_dead_letter_that_could_not_be_published_again_is_a_protocol_error() -> None:
+    # pika gives bytes where a name is not UTF-8.
+    envelope = dead()
+    with pytest.raises(ProtocolError, match='UTF-8'):
+        codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, b'\xff': None}))  # type: ignore[dict-item]
+
+
 def test_a_dead_letter_published_again_is_the_call_with_a_new_wait() -> None:
     letter = codec.decode(dead())
     assert isinstance(letter, DeadLetter)
@@ -337,7 +443,7 @@ def test_publishing_again_keeps_all_that_the_caller_said(call: Call) -> None:
 
 # What anybody sends
 
-TYPES = ['call', 'reply', 'error', 'accept', 'go', 'stop', 'cancel', 'returned']
+TYPES = ['call', 'reply', 'error', 'accept', 'go', 'stop', 'cancel', 'returned', 'publication']
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -356,9 +462,29 @@ table_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-table_names = st.sampled_from(['crew-sent', 'crew-timeout', 'crew-reply', 'x-death']) | st.text(max_size=5)
+table_names = (
+    st.sampled_from(['crew-sent', 'crew-timeout', 'crew-runs', 'crew-reply', 'crew-channel', 'x-death', 'CC'])
+    | st.text(max_size=5)
+    | st.binary(max_size=3)
+)
+deaths = st.lists(
+    st.dictionaries(st.sampled_from(['reason', 'time', 'queue']), table_values, max_size=3), min_size=1, max_size=2
+)
 field_names = st.sampled_from(
-    ['kind', 'type', 'message', 'traceback', 'inbox', 'ask', 'redelivered', 'ran', 'timeout', 'reason', 'ids']
+    [
+        'kind',
+        'type',
+        'message',
+        'traceback',
+        'inbox',
+        'ask',
+        'redelivered',
+        'idempotent',
+        'ran',
+        'timeout',
+        'reason',
+        'ids',
+    ]
 )
 control_bodies = st.dictionaries(field_names, json_values, max_size=6).map(lambda fields: json.dumps(fields).encode())
 
@@ -371,9 +497,10 @@ envelopes = st.builds(
     content_type=st.text(max_size=5),
     content_encoding=st.text(max_size=5),
     headers=st.builds(
-        lambda version, table: {**table, **version},
+        lambda version, table, death: {**table, **death, **version},
         st.just({'crew-v': 1}) | st.dictionaries(st.just('crew-v'), table_values),
         st.dictionaries(table_names, table_values, max_size=4),
+        st.just({}) | st.fixed_dictionaries({'x-death': deaths}),
     ),
     expiration=st.none() | st.integers(),
     priority=st.integers(),
@@ -390,6 +517,10 @@ def test_whatever_comes_a_message_or_a_protocol_error_comes_out(envelope: Envelo
     except ProtocolError:
         return
     assert isinstance(message, Message)
+    if isinstance(message, Call | Reply):
+        assert all(type(value) in (str, int, bool) for value in message.headers.values())
+    if isinstance(message, DeadLetter):
+        codec.republish(message, expiration=1, sent=1.0)
 
 
 def control(type: str, body: bytes) -> Envelope:
@@ -423,6 +554,14 @@ ACCEPT = b'{"inbox": "q", "ask": %s, "redelivered": false, "ran": %s, "timeout":
         control('accept', ACCEPT % (b'true', b'0', b'1e400')),
         control('accept', ACCEPT % (b'true', b'0', b'9' * 400)),
         control('accept', ACCEPT % (b'true', b'0', b'9' * 5000)),
+        control('accept', (ACCEPT % (b'true', b'0', b'1')).replace(b'{', b'{"idempotent": 1, ')),
+        control('accept', (ACCEPT % (b'true', b'0', b'1')).replace(b'{', b'{"idempotent": null, ')),
+        control('publication', b'x'),
+        *[
+            Envelope(type='publication', headers={'crew-v': 1, 'crew-channel': channel})
+            for channel in ('', 'x' * 256, 3, True, None, b'news', ['news'], '\ud800')
+        ],
+        Envelope(type='publication', headers={'crew-channel': 'news'}),
         control('cancel', b''),
         control('cancel', b'\xff\xfe\x00'),
         control('cancel', b'{"reason": null}'),
@@ -468,10 +607,20 @@ def test_a_deeply_nested_field_is_a_protocol_error(field: str, depth: int) -> No
         codec.decode(control('accept', body % (field.encode(), nested)))
 
 
-@example('crew-x')
-@example('x-custom')
-@given(st.text(max_size=5))
-def test_a_call_shows_only_headers_that_its_caller_wrote(name: str) -> None:
-    call = codec.decode(Envelope(type='call', correlation_id='1', headers={name: 'a', 'n': 3, 'crew-v': 1}))
+def test_a_worker_that_says_nothing_of_idempotence_means_no() -> None:
+    accept = codec.decode(control('accept', ACCEPT % (b'true', b'0', b'1')))
+    assert accept == Accept(correlation_id='1', inbox='q', ask=True, ran=0, timeout=1)
+
+
+@example('crew-x', 'a')
+@example('x-custom', 'a')
+@example('n', 1.5)
+@example('n', None)
+@example('n', b'a')
+@example('n', [1])
+@given(st.text(max_size=5).filter(lambda name: name != 'crew-v'), table_values)
+def test_a_call_shows_only_headers_that_its_caller_can_have_written(name: str, value: Any) -> None:
+    call = codec.decode(Envelope(type='call', correlation_id='1', headers={name: value, 'crew-v': 1}))
     assert isinstance(call, Call)
-    assert call.headers == ({} if name.startswith(('crew-', 'x-')) or name in ('n', 'crew-v') else {name: 'a'})
+    shown = isinstance(value, str | int) and not name.startswith(('crew-', 'x-'))
+    assert call.headers == ({name: value} if shown else {})

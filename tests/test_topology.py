@@ -14,11 +14,13 @@ QUEUES = {
     'quorum task': topology.task_queue('wsgi', 'quorum'),
     'replies': topology.reply_queue(),
     'inbox': topology.inbox(),
+    'subscriber': topology.subscriber_queue(),
+    'named': topology.named_queue('orders'),
 }
 
 #: Optional arguments that RabbitMQ knows in all versions from 3.8 to 4.3, by type of queue.
 KNOWN = {
-    'classic': {'x-queue-type', 'x-dead-letter-exchange', 'x-max-priority'},
+    'classic': {'x-queue-type', 'x-dead-letter-exchange', 'x-max-priority', 'x-max-length'},
     'quorum': {'x-queue-type', 'x-dead-letter-exchange'},
 }
 
@@ -71,11 +73,37 @@ def test_task_queues_are_dead_lettered_to_the_exchange_that_clients_bind() -> No
     assert Exchange('crew.DLX', 'headers') == topology.DEAD_LETTERS
 
 
-def test_a_binding_uses_no_key_that_the_broker_skips() -> None:
+def test_a_subscriber_gets_one_channel_of_the_exchange_that_is_published_to() -> None:
+    binding = topology.subscription('crew.subscribe.1', 'news')
+    assert (binding.queue, binding.exchange) == ('crew.subscribe.1', 'crew.PUBSUB')
+    assert Exchange('crew.PUBSUB', 'headers') == topology.PUBLICATIONS
+
+
+def test_a_subscriber_that_is_far_behind_costs_the_broker_no_more_than_so_many_publications() -> None:
+    queue = topology.subscriber_queue()
+    assert queue.exclusive
+    assert queue.name.startswith('crew.subscribe.')
+    # Nothing about overflow: the oldest are dropped, and a publisher is never refused for one slow subscriber.
+    assert queue.arguments == {'x-queue-type': 'classic', 'x-max-length': 100_000}
+
+
+def test_a_queue_that_somebody_else_named_outlives_whoever_consumes_it() -> None:
+    assert topology.named_queue('orders') == Queue('orders', arguments={'x-queue-type': 'classic'})
+    assert topology.named_queue('orders').durable
+
+
+@pytest.mark.parametrize(
+    ('binding', 'keys'),
+    [
+        (topology.dead_letter_binding('crew.master.1'), {'crew-reply': 'crew.master.1'}),
+        (topology.subscription('crew.subscribe.1', 'x-news'), {'crew-channel': 'x-news'}),
+    ],
+)
+def test_a_binding_uses_no_key_that_the_broker_skips(binding: Binding, keys: dict[str, str]) -> None:
     # A headers exchange ignores keys that begin with x-, so such a binding matches everything.
-    arguments = topology.dead_letter_binding('crew.master.1').arguments
+    arguments = binding.arguments
     assert arguments.pop('x-match') == 'all'
-    assert arguments == {topology.REPLY_KEY: 'crew.master.1'}
+    assert arguments == keys
     assert not any(key.startswith('x-') for key in arguments)
 
 
@@ -83,7 +111,7 @@ def test_a_binding_matches_all_of_its_keys() -> None:
     assert Binding('q', 'e', {'a': '1', 'b': '2'}).arguments == {'x-match': 'all', 'a': '1', 'b': '2'}
 
 
-@pytest.mark.parametrize('make', [topology.reply_queue, topology.inbox])
+@pytest.mark.parametrize('make', [topology.reply_queue, topology.inbox, topology.subscriber_queue])
 def test_a_private_queue_has_a_name_never_used_before(make: Callable[[], Queue]) -> None:
     assert len({make().name for _ in range(1000)}) == 1000
 
