@@ -1,0 +1,74 @@
+"""What the asyncio transport promises beyond the contract of ``tests/test_transport.py``: pika, sockets, addresses."""
+
+import asyncio
+import socket
+from threading import Thread
+
+import pytest
+
+from crew.envelope import Envelope
+from crew.exceptions import BrokerRefused, ConnectionError
+from crew.private_node import PrivateNode
+from crew.transports.addresses import safe_url
+from crew.transports.asyncio import AsyncioConnection, dial
+from crew.transports.base import Connection
+from tests.test_transport import Inbox, connected, private_queue
+
+
+def test_one_turn_of_the_loop_is_one_write(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(connection: Connection) -> None:
+        assert isinstance(connection, AsyncioConnection)
+        channel, inbox = await connection.open_channel(), Inbox()
+        queue = await private_queue(channel)
+        await channel.consume(queue.name, inbox.put, no_ack=True)
+        stream = connection._pika._transport
+        writes: list[bytes] = []
+        write = stream._transport.write
+        monkeypatch.setattr(stream._transport, 'write', lambda data: (writes.append(data), write(data)), raising=False)
+        for _ in range(50):
+            channel.publish(Envelope(body=b'x'), queue.name)
+        for _ in range(50):
+            await inbox.get()
+        assert len(writes) == 1
+
+    # asyncio's transports have slots in some versions; a wrapper then stands in their place.
+    connected(amqp_url, body)
+
+
+@pytest.mark.parametrize('wrong', ['amqp://guest:wrong@{}/%2F', 'amqp://guest:guest@{}/nowhere'])
+def test_a_broker_that_refuses_says_so_without_the_password(broker: PrivateNode, wrong: str) -> None:
+    with pytest.raises(BrokerRefused) as refused:
+        asyncio.run(dial(wrong.format(f'127.0.0.1:{broker.port}')))
+    assert 'wrong' not in str(refused.value)
+    assert '127.0.0.1' in str(refused.value)
+
+
+def test_nobody_there_and_nobody_answering_are_connection_errors() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ConnectionError, match='no answer'):
+            asyncio.run(dial(f'amqp://guest:guest@127.0.0.1:{port}/%2F', timeout=0.5))
+    with pytest.raises(ConnectionError, match='refused'):
+        asyncio.run(dial(f'amqp://guest:guest@127.0.0.1:{port}/%2F'))
+
+
+def test_garbage_instead_of_amqp_is_a_connection_error() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.sendall(b'HTTP/1.1 400 Bad Request\r\n\r\n' * 10)
+                while peer.recv(1000):
+                    pass
+
+        thread = Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConnectionError):
+            asyncio.run(dial(f'amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}/%2F', timeout=1))
+        thread.join(10)
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    assert safe_url('amqp://user:s3c@ret@host:1/%2F') == 'amqp://user@host:1/%2F'
+    assert safe_url('amqp://host/') == 'amqp://host/'
