@@ -37,6 +37,7 @@ VERSION = 1
 VERSION_KEY = 'crew-v'
 SENT_KEY = 'crew-sent'
 TIMEOUT_KEY = 'crew-timeout'
+RUNS_KEY = 'crew-runs'
 RESERVED = 'crew-'
 
 # RabbitMQ routes by these, and closes the channel when they are not lists.
@@ -101,6 +102,8 @@ def encode_call(call: Call) -> Envelope:
         headers[SENT_KEY] = int(call.sent * 1000)
     if call.timeout is not None:
         headers[TIMEOUT_KEY] = _milliseconds(call.timeout)
+    if call.runs:
+        headers[RUNS_KEY] = call.runs
     return Envelope(
         type='call',
         body=call.body,
@@ -141,6 +144,7 @@ def _decode_call(envelope: Envelope) -> Call | DeadLetter:
         priority=envelope.priority,
         persistent=envelope.persistent,
         sent=None if sent is None else _number(sent) / 1000,
+        runs=int(_number(envelope.headers.get(RUNS_KEY, 0))),
         headers=user_headers(envelope.headers),
     )
 

@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
-def set_up(verbosity: int = 0, log_format: LogFormat = 'text') -> None:
+def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INFO') -> None:
     """Send what crew logs in this process to standard error.
 
     Only crew's own loggers are touched: the root is the application's, which may configure it as it likes.
@@ -41,6 +41,7 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text') -> None:
     Args:
         verbosity: 0 for what matters, 1 for debugging crew, 2 for the libraries under it too.
         log_format: ``text``, or ``json`` for one object a line.
+        level: the lowest level that is shown, when ``verbosity`` does not ask for more.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == 'json' else logging.Formatter(TEXT))
@@ -48,7 +49,7 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text') -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
-        logger.setLevel(logging.INFO if verbosity == 0 else logging.DEBUG)
+        logger.setLevel(level if verbosity == 0 else logging.DEBUG)
     if verbosity < 2:
         # They report as errors what crew reports in its own words.
         logging.getLogger('pika').setLevel(logging.CRITICAL)

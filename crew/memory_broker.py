@@ -339,7 +339,7 @@ class MemoryBroker:
         self._now, self._wall = now, wall
         while self._deadlines and self._deadlines[0][0] <= now:
             due, _, queue = heapq.heappop(self._deadlines)
-            if queue.watched == due and not queue.gone:
+            if queue.watched == due:
                 queue.watched = None
                 self._run(queue)
         self._route_letters()
@@ -793,8 +793,8 @@ class MemoryBroker:
             else:
                 others.append(each)
         headers = {**envelope.headers, 'x-death': [death, *others]}
-        for key in 'exchange', 'queue', 'reason':
-            headers.setdefault(f'x-first-death-{key}', death[key])
+        for key, value in (('exchange', message.exchange), ('queue', queue.name), ('reason', reason)):
+            headers.setdefault(f'x-first-death-{key}', value)
         return replace(envelope, headers=headers, expiration=None)
 
     # The operator

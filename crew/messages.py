@@ -62,6 +62,7 @@ class Call:
         priority: 0–255; higher first.
         persistent: whether it survives a restart of the broker.
         sent: when it was sent, in seconds since the epoch by the caller's clock, or None if the message does not say.
+        runs: how often it may have run already, of a call that nobody waits for.
         headers: metadata beside the argument.
     """
 
@@ -75,6 +76,7 @@ class Call:
     priority: int = 0
     persistent: bool = False
     sent: float | None = None
+    runs: int = 0
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

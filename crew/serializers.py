@@ -28,6 +28,9 @@ _HARMLESS: frozenset[Serializer] = frozenset({'json', 'text', 'bytes'})
 
 _PICKLE_PROTOCOL = 4
 
+#: How many values one JSON payload may have, counted by commas and opening brackets.
+MAX_VALUES = 5_000_000
+
 
 def accepted(also: Collection[str]) -> frozenset[Serializer]:
     """Return the serializers that are read: the harmless ones, and those that were opted into.
@@ -104,6 +107,9 @@ def _write_json(value: Any) -> bytes:
 
 
 def _read_json(data: bytes) -> Any:
+    # Each takes some sixty bytes, even an empty list: 64 MiB of "[],[]," would become 1.5 GB.
+    if len(data) > MAX_VALUES and sum(map(data.count, (b',', b'[', b'{'))) > MAX_VALUES:
+        raise ValueError(f'it has more than {MAX_VALUES} values')
     # json.loads would take UTF-16 and lone surrogates for it, too.
     return json.loads(str(data, 'utf-8'), parse_constant=_refuse_constant)
 

@@ -15,9 +15,11 @@ from typing import IO
 
 from crew import logs
 from crew.exceptions import NodeError
+from crew.options import Parser, add_kill_after, add_verbosity, add_version
 from crew.private_node import PrivateNode
+from crew.worker.deliveries import Limits
 from crew_wsgi import front, worker
-from crew_wsgi.options import Parser, add_broker, add_logging, add_version
+from crew_wsgi.options import add_broker
 
 __all__ = ['main']
 
@@ -117,8 +119,8 @@ class Command:
 
 def serve(options: argparse.Namespace, console: Console) -> int:
     """Run everything until told to end; return the exit code."""
-    if options.amqp_url:
-        return _serve(options, options.amqp_url, None, console)
+    if options.amqp_urls:
+        return _serve(options, ' '.join(options.amqp_urls), None, console)
     console.write('dev', 'starting a private RabbitMQ node; it takes some seconds')
     try:
         with PrivateNode() as node:
@@ -215,12 +217,12 @@ def parser() -> argparse.ArgumentParser:
     )
     worker.add_application(result)
     front.add_address(result)
-    add_broker(result)
+    add_broker(result, 'a private node')
     worker.add_slots(result)
     front.add_limits(result)
-    worker.add_kill_after(result)
+    add_kill_after(result, Limits().kill_after)
     result.add_argument('--debug', action='store_true', help=worker.DEBUG_HELP)
-    add_logging(result)
+    add_verbosity(result.add_argument_group('log'))
     add_version(result)
     return result
 

@@ -18,19 +18,19 @@ from tornado.httpserver import HTTPServer
 from crew import logs, topology
 from crew.exceptions import BrokerRefused
 from crew.master.engine import Engine
-from crew_wsgi.handler import Handler, Limits, Server
-from crew_wsgi.messages import MAX_BODY
-from crew_wsgi.options import (
-    DEFAULT_URL,
+from crew.options import (
     Parser,
-    add_broker,
+    add_end_with_stdin,
     add_graceful_timeout,
-    add_lifeline,
-    add_logging,
+    add_verbosity,
     add_version,
     count,
     seconds,
 )
+from crew.transports.addresses import DEFAULT_URL
+from crew_wsgi.handler import Handler, Limits, Server
+from crew_wsgi.messages import MAX_BODY
+from crew_wsgi.options import add_broker
 
 __all__ = ['Front', 'main']
 
@@ -104,7 +104,7 @@ class Front(httputil.HTTPServerConnectionDelegate):
 async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -> int:
     """Serve until ``SIGTERM`` or ``SIGINT``; return the exit code."""
     queue = topology.task_queue(options.queue, options.queue_type)
-    engine = Engine(asyncio.get_running_loop(), [options.amqp_url], [queue], name='crew-wsgi-front')
+    engine = Engine(asyncio.get_running_loop(), options.amqp_urls or [DEFAULT_URL], [queue], name='crew-wsgi-front')
     limits = Limits(
         max_body=options.max_body,
         max_head=options.max_head,
@@ -170,10 +170,10 @@ def parser() -> argparse.ArgumentParser:
         prog='crew-wsgi-front', description='HTTP server that puts requests into a RabbitMQ queue for crew-wsgi-worker.'
     )
     add_address(result)
-    add_broker(result, DEFAULT_URL)
+    add_broker(result)
     add_limits(result)
-    add_logging(result)
-    add_lifeline(result)
+    add_verbosity(result.add_argument_group('log'))
+    add_end_with_stdin(result)
     add_version(result)
     return result
 

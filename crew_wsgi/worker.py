@@ -5,13 +5,23 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from crew import logs
+from crew import deadlines, logs
 from crew.messages import Reply
-from crew.transports.addresses import safe_url
+from crew.options import (
+    Parser,
+    add_end_with_stdin,
+    add_graceful_timeout,
+    add_kill_after,
+    add_verbosity,
+    add_version,
+    count,
+    seconds,
+)
+from crew.transports.addresses import DEFAULT_URL, safe_url
 from crew.worker.consumer import Settings
-from crew.worker.deliveries import Limits
+from crew.worker.deliveries import Limits, Terms
 from crew.worker.process import serve
-from crew.worker.run import Outcome, Run, Task
+from crew.worker.runs import Outcome, Run, Task
 from crew.worker.spokesman import speak
 from crew.worker.supervisor import Policy, Supervisor
 from crew_wsgi.debug import load_debugged, reload_on_change
@@ -19,17 +29,7 @@ from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
 from crew_wsgi.loader import add_app_dir, load_application
 from crew_wsgi.messages import CONTENT_TYPE, MAX_BODY, decode_request, encode_response
-from crew_wsgi.options import (
-    DEFAULT_URL,
-    Parser,
-    add_broker,
-    add_graceful_timeout,
-    add_lifeline,
-    add_logging,
-    add_version,
-    count,
-    seconds,
-)
+from crew_wsgi.options import add_broker
 
 __all__ = ['main', 'wsgi_task']
 
@@ -48,6 +48,8 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
     """
 
     def task(run: Run) -> Outcome:
+        # Calls that the application makes get no more time than it has itself.
+        deadlines.enter(run.time_left())
         request = decode_request(run.call.body)
         run.describe(f'{request.method} {request.target} (request {request.request_id})')
         environ = build_environ(request, multithread=multithread, multiprocess=multiprocess)
@@ -66,15 +68,15 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     """Return the command line's parser."""
     result = Parser(prog=prog, description='Take requests from a RabbitMQ queue and run a WSGI application for each.')
     add_application(result)
-    add_broker(result, DEFAULT_URL)
+    add_broker(result)
     add_slots(result)
     group = result.add_argument_group('limits, in seconds')
     group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
-    add_kill_after(group)
+    add_kill_after(group, Limits().kill_after)
     add_graceful_timeout(group)
     result.add_argument('--debug', action='store_true', help=DEBUG_HELP)
-    add_logging(result)
-    add_lifeline(result)
+    add_verbosity(result.add_argument_group('log'))
+    add_end_with_stdin(result)
     add_version(result)
     return result
 
@@ -83,17 +85,6 @@ def add_application(to: argparse.ArgumentParser) -> None:
     """Add what is to be run."""
     to.add_argument('app', metavar='MODULE:APP', help='the application: module:attribute or module:factory()')
     to.add_argument('--app-dir', metavar='DIR', default='.', help='put first on sys.path (default: %(default)s)')
-
-
-def add_kill_after(to: argparse._ActionsContainer) -> None:
-    """Add the hard limit."""
-    to.add_argument(
-        '--kill-after',
-        type=seconds,
-        metavar='S',
-        default=Limits().kill_after,
-        help='from the end of a run’s time until its process is replaced (default: %(default)g)',
-    )
 
 
 def add_slots(to: argparse.ArgumentParser) -> None:
@@ -128,10 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_slots(command, options)
     slots = options.gevent or options.threads
     logs.set_up(options.verbose, options.log_format)
-    urls = [options.amqp_url]
+    urls = options.amqp_urls or [DEFAULT_URL]
     settings = Settings(
         urls=urls,
-        queue=options.queue,
+        queues=[Terms(options.queue)],
         queue_type=options.queue_type,
         slots=slots,
         prefetch=options.prefetch or slots,
@@ -152,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda ties: serve(settings, load, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
-    log.info('starting %s on queue %s at %s', options.app, options.queue, safe_url(options.amqp_url))
+    log.info('starting %s on queue %s at %s', options.app, options.queue, ', '.join(map(safe_url, urls)))
     return supervisor.run()
 
 

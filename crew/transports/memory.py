@@ -319,7 +319,7 @@ class MemoryConnection:
         self._shared = shared
         self._alarm = Alarm(self.loop, self._ring)
         self._channels: dict[BrokerChannel, MemoryChannel] = {}
-        self._closing = False
+        self._lost: ConnectionError | None = None
         self._closed = asyncio.Event()
         self.wire = shared.join(self, name)
         self._set_alarm()
@@ -333,8 +333,8 @@ class MemoryConnection:
         on_closed: OnClosed | None = None,
     ) -> 'MemoryChannel':
         """Open a channel; see the port."""
-        if self._closing:
-            raise ConnectionError('the connection to the broker is gone: it was closed')
+        if self._lost is not None:
+            raise ConnectionError(f'the connection to the broker is gone: {self._lost}')
         open_wire = partial(self._shared.core.open_channel, self.wire, prefetch=prefetch, confirm=confirm)
         wire = self.run(open_wire)
         channel = self._channels[wire] = MemoryChannel(self, wire, confirm, on_return, on_closed)
@@ -356,8 +356,7 @@ class MemoryConnection:
 
     async def close(self) -> None:
         """Close; see the port."""
-        if not self._closing:
-            self._end(ConnectionError(f'the connection to the broker at {self._shared.url} was lost: it was closed'))
+        self._end('it was closed')
         await self._closed.wait()
 
     def run(self, operation: Callable[[], T]) -> T:
@@ -376,14 +375,14 @@ class MemoryConnection:
         outbox = self.wire.outbox
         try:
             for _ in range(MOST_AT_ONCE):
-                if not outbox or self._closing:
+                if not outbox or self._lost is not None:
                     break
                 self._hand_over(outbox.popleft())
         except Exception:  # a callback's; one event must not cost the others
             log.exception('a callback of the connection to %s failed', self._shared.url)
         finally:
             # Also when it was interrupted: nobody else would read on.
-            if self._closing:
+            if self._lost is not None:
                 outbox.clear()
             if not self._shared.rest(self):
                 self.loop.call_soon(self.read)
@@ -391,7 +390,7 @@ class MemoryConnection:
 
     def _hand_over(self, event: Event) -> None:
         if isinstance(event, ConnectionClosed):
-            self._end(self._lost(event.code, event.text))
+            self._end(f'{event.code} {event.text}')
         elif isinstance(event, Blocked):
             self.on_blocked(event.blocked)
         elif (channel := self._channels.get(event.channel)) is not None:
@@ -403,7 +402,7 @@ class MemoryConnection:
 
     def _set_alarm(self) -> None:
         armed = self._shared.armed
-        if armed is not None and not self._closing:
+        if armed is not None and self._lost is None:
             self._alarm.set(self.loop.time() + armed - monotonic())
 
     # Closing
@@ -421,23 +420,16 @@ class MemoryConnection:
         """
         level = logging.DEBUG if heard else logging.WARNING
         log.log(level, 'the broker closed a channel, so the connection is made anew: %s', reason)
-        lost = ConnectionError(f'the connection to the broker at {self._shared.url} was lost: {reason}')
-        lost.__cause__ = reason
-        self._end(lost)
+        self._end(str(reason))
 
-    def _lost(self, code: int, text: str) -> ConnectionError:
-        reason = ConnectionError(f'the connection to the broker at {self._shared.url} was lost: {code} {text}')
-        reason.__cause__ = _ClosedByBroker(code, text)
-        return reason
-
-    def _end(self, reason: ConnectionError) -> None:
-        if self._closing:
+    def _end(self, words: str) -> None:
+        if self._lost is not None:
             return
-        self._closing = True
+        self._lost = ConnectionError(f'the connection to the broker at {self._shared.url} was lost: {words}')
         self._alarm.stop()
         self.run(partial(self._shared.leave, self.wire))
         # In a turn of its own, as with a socket: whoever closes is not called back meanwhile.
-        self.loop.call_soon(self._ended, reason)
+        self.loop.call_soon(self._ended, self._lost)
 
     def _ended(self, reason: ConnectionError) -> None:
         channels, self._channels = self._channels, {}

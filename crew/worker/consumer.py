@@ -6,17 +6,18 @@ decided in ``deliveries`` is carried out here.
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from crew import codec, topology
 from crew.envelope import Envelope
-from crew.exceptions import CrewError, ProtocolError
-from crew.messages import Call, Cancel, Failure, Go, Returned, Stop
+from crew.exceptions import ConnectionError, CrewError, ProtocolError
+from crew.messages import Call, Cancel, Failure, Go, Publication, Returned, Stop
 from crew.topology import QueueType
 from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
@@ -29,14 +30,17 @@ from crew.worker.deliveries import (
     Cancelled,
     Deliveries,
     Drop,
+    GiveBack,
     Held,
     Interrupt,
     Limits,
     Publish,
     Replace,
+    Republish,
     Start,
+    Terms,
 )
-from crew.worker.run import OnFinished, Outcome, Run, Runner
+from crew.worker.runs import OnFinished, Outcome, Run, Runner
 
 __all__ = ['Consumer', 'Settings']
 
@@ -49,24 +53,36 @@ class Settings:
 
     Args:
         urls: the brokers of a cluster, tried in turn.
-        queue: the id of the task or web application.
+        queues: the tasks or web applications whose calls are taken.
         queue_type: ``classic``, or ``quorum`` for a cluster.
         slots: how many calls run at once in this process.
         prefetch: how many deliveries it may hold. What is above ``slots`` is look-ahead: fetched before there is a
-            slot, so it may wait here while another worker is idle.
+            slot, so it may wait here while another worker is idle. Only for one queue.
         limits: of each run.
         graceful_timeout: how long running calls may take when the worker is told to end, in seconds.
+        publishes: whether runs may publish to subscribers.
         name: what the broker's operator sees.
     """
 
     urls: Sequence[str]
-    queue: str
+    queues: Sequence[Terms]
     queue_type: QueueType = 'classic'
     slots: int = 1
     prefetch: int = 1
     limits: Limits = field(default_factory=Limits)
     graceful_timeout: float = 28.0
+    publishes: bool = False
     name: str = 'crew-worker'
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """One shared queue and its consumer."""
+
+    name: str
+    terms: Terms
+    tag: str = ''
+    paused: bool = False
 
 
 class Consumer:
@@ -82,7 +98,7 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._deliveries = Deliveries(settings.slots, settings.limits)
+        self._deliveries = Deliveries(settings.slots, settings.limits, give_back=len(settings.queues) > 1)
         self._runner = make_runner(self._report)
         self._free_slots = list(reversed(range(settings.slots)))
         self._runs: dict[Held, Run] = {}
@@ -91,6 +107,11 @@ class Consumer:
         self._reporting = False
         self._alarm = Alarm(self._loop, self._tick)
         self._consuming: list[tuple[Channel, str]] = []
+        self._channel: Channel | None = None
+        self._notes: Channel | None = None
+        self._queues: dict[str, _Queue] = {}
+        self._moving = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._connection: Connection | None = None
         self._idle = asyncio.Event()
         self._stuck: asyncio.Future[Any] = self._loop.create_future()
@@ -130,6 +151,14 @@ class Consumer:
             self._alarm.stop()
             await self._session.close()
 
+    async def wait_ready(self) -> None:
+        """Wait until calls are taken, once :meth:`run` has begun.
+
+        Raises:
+            BrokerRefused: the broker refused the very first connection.
+        """
+        await self._session.wait_ready()
+
     # Connecting
 
     async def _prepare(self, connection: Connection) -> None:
@@ -143,37 +172,51 @@ class Consumer:
         settings = self._settings
         self._connection = connection
         channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
-        queue = topology.task_queue(settings.queue, settings.queue_type)
+        queues = [topology.task_queue(terms.task, settings.queue_type) for terms in settings.queues]
         inbox = topology.inbox()
         await channel.declare(topology.DEAD_LETTERS)
-        await channel.declare(queue)
+        if settings.publishes:
+            await channel.declare(topology.PUBLICATIONS)
+        for queue in queues:
+            await channel.declare(queue)
         await channel.declare(inbox)
         await channel.consume(inbox.name, self._told, no_ack=True)
         self._deliveries.inbox = inbox.name
+        self._channel, self._notes = channel, None
         self._consuming = []
-        if not self._ending:
-            await self._consume(channel, queue.name)
+        self._queues = {
+            queue.name: _Queue(queue.name, terms) for queue, terms in zip(queues, settings.queues, strict=True)
+        }
+        for each in self._queues.values():
+            if not self._ending:
+                await self._consume(channel, each)
         if settings.prefetch > settings.slots and not self._ending:
             # Its own channel, so that it can be given back without the deliveries that run.
             ahead = await connection.open_channel(prefetch=settings.prefetch - settings.slots, on_return=self._returned)
-            await self._consume(ahead, queue.name)
+            self._consuming.append((ahead, await self._begin(ahead, self._queues[queues[0].name])))
         self._clock.set_ready(inbox.name)
-        log.info('taking requests from %s, %d at once', queue.name, settings.slots)
+        names = ', '.join(queue.name for queue in queues)
+        log.info('taking requests from %s, %d at once', names, settings.slots)
 
-    async def _consume(self, channel: Channel, queue: str) -> None:
-        self._consuming.append((channel, await channel.consume(queue, self._arrived)))
+    async def _consume(self, channel: Channel, queue: _Queue) -> None:
+        queue.tag = await self._begin(channel, queue)
+        self._consuming.append((channel, queue.tag))
+
+    async def _begin(self, channel: Channel, queue: _Queue) -> str:
+        return await channel.consume(queue.name, lambda delivery: self._arrived(delivery, queue))
 
     def _on_lost(self, reason: Exception) -> None:
         running = len(self._deliveries.running)
         if running and not self._ending:
             log.warning('%d running calls cannot be answered any more: the connection was lost', running)
-        self._connection = None
+        self._connection = self._channel = self._notes = None
         self._consuming = []
+        self._queues = {}
         self._deliveries.lost()
 
     # From the broker
 
-    def _arrived(self, delivery: Delivery) -> None:
+    def _arrived(self, delivery: Delivery, queue: _Queue) -> None:
         try:
             call = codec.decode(delivery.envelope)
             if not isinstance(call, Call):
@@ -181,7 +224,8 @@ class Consumer:
         except ProtocolError as error:
             self._refuse(delivery, error)
             return
-        self._do(self._deliveries.arrive(delivery, call, now=time.monotonic(), wall=time.time()))
+        now, wall = time.monotonic(), time.time()
+        self._do(self._deliveries.arrive(delivery, call, terms=queue.terms, now=now, wall=wall))
 
     def _refuse(self, delivery: Delivery, error: ProtocolError) -> None:
         """Answer and ack what nobody understands: requeued, it would come back for ever."""
@@ -205,7 +249,7 @@ class Consumer:
 
     def _returned(self, envelope: Envelope, routing_key: str) -> None:
         if envelope.type == 'accept':
-            self._do(self._deliveries.caller_gone(routing_key, envelope.correlation_id))
+            self._do(self._deliveries.caller_gone(routing_key, envelope.correlation_id, now=time.monotonic()))
         else:
             log.warning('the %s to call %s was dropped: its caller is gone', envelope.type, envelope.correlation_id)
 
@@ -236,6 +280,13 @@ class Consumer:
     # Carrying out what was decided
 
     def _do(self, actions: list[Action]) -> None:
+        unstarted = [action.held for action in actions if isinstance(action, GiveBack)]
+        if unstarted:
+            self._spawn(self._pause(unstarted))
+        if self._paused and self._deliveries.has_room:
+            # Those queues are asked first: acked before, the one that was served last would be served next again.
+            self._spawn(self._resume([action for action in actions if isinstance(action, Ack)]))
+            actions = [action for action in actions if not isinstance(action, Ack)]
         for action in actions:
             self._carry_out(action)
         if self._ending and not self._deliveries.busy:
@@ -262,8 +313,10 @@ class Consumer:
             self._runs[held].cancelled = True
         elif isinstance(action, Interrupt):
             run = self._runs[held]
-            log.warning('%s ran past its limit of %g s; its caller has been told', run.text, run.timeout)
+            log.warning('%s is stopped: %s', run.text, action.reason)
             self._runner.interrupt(run)
+        elif isinstance(action, Republish):
+            self._republish(held, action.runs)
         elif isinstance(action, Replace):
             self._replace(held)
 
@@ -281,8 +334,21 @@ class Consumer:
         if run is not None:
             self._clock.accept(run.slot)
 
+    def _republish(self, held: Held, runs: int) -> None:
+        """Put a call that nobody waits for back into its queue, as one that was never delivered."""
+        wall = time.time()
+        call = held.call
+        left = call.expiration
+        if left is not None and call.sent is not None:
+            left = min(left, max(0.001, call.sent + left - wall))
+        again = dataclasses.replace(call, runs=runs, expiration=left, sent=wall)
+        log.info('published call %s anew: nobody waits for it, and it has begun %d times', call.correlation_id, runs)
+        held.delivery.channel.publish(codec.encode(again), topology.task_queue_name(held.terms.task))
+        held.delivery.channel.ack(held.delivery.tag)
+
     def _start(self, held: Held) -> None:
-        run = Run(held.call, self._free_slots.pop(), held.timeout, held.started, self._clock)
+        task = held.terms.task
+        run = Run(held.call, self._free_slots.pop(), held.timeout, held.started, self._clock, task, self.publish)
         self._runs[held] = run
         self._held[run] = held
         self._clock.start(run.slot, run.record(held.accepted))
@@ -291,14 +357,92 @@ class Consumer:
     def _replace(self, held: Held) -> None:
         run = self._runs[held]
         log.error(
-            '%s did not end within %g s after its limit of %g s, so this process is replaced; it is here:\n%s',
+            '%s did not end within %g s after it was stopped, so this process is replaced; it is here:\n%s',
             run.text,
             self._settings.limits.kill_after,
-            run.timeout,
             self._runner.stacks(),
         )
         if not self._stuck.done():
             self._stuck.set_result(held)
+
+    # Publishing to subscribers
+
+    def publish(self, publication: Publication) -> None:
+        """Give a value to everybody who has subscribed; from any thread.
+
+        Raises:
+            ConnectionError: there is no connection now.
+        """
+        envelope = codec.encode(publication)
+        if self._channel is None:
+            raise ConnectionError('there is no connection to the broker')
+        self._loop.call_soon_threadsafe(self._publish_out, envelope, publication.channel)
+
+    def _publish_out(self, envelope: Envelope, name: str) -> None:
+        if self._channel is None:
+            log.warning('a publication on %r was dropped: the connection was lost', name)
+        else:
+            self._channel.publish(envelope, '', exchange=topology.PUBLICATIONS.name)
+
+    # Giving back while others run
+
+    @property
+    def _paused(self) -> bool:
+        return any(queue.paused for queue in self._queues.values())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(self._moved(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _moved(self, work: Coroutine[Any, Any, None]) -> None:
+        # One after the other, or a queue would be cancelled while it is being consumed again.
+        try:
+            async with self._moving:
+                await work
+        except CrewError as error:
+            log.debug('left undone, for the connection is lost: %s', error)
+
+    async def _pause(self, unstarted: list[Held]) -> None:
+        """Consume no more from the queues that these came from, and put them back."""
+        for name in {topology.task_queue_name(held.terms.task) for held in unstarted}:
+            queue = self._queues.get(name)
+            if queue is not None and not queue.paused and self._channel is not None:
+                queue.paused = True
+                await self._channel.cancel(queue.tag)
+                self._consuming.remove((self._channel, queue.tag))
+        # What came until the broker had stopped.
+        await self._put_back(unstarted)
+        if self._deliveries.has_room:
+            await self._resume([])
+
+    async def _resume(self, acks: list[Ack]) -> None:
+        """Consume again what was paused, and only then acknowledge what has ended."""
+        for queue in self._queues.values():
+            if queue.paused and self._channel is not None and not self._ending:
+                queue.paused = False
+                await self._consume(self._channel, queue)
+        for ack in acks:
+            ack.held.delivery.channel.ack(ack.held.delivery.tag)
+
+    async def _put_back(self, unstarted: list[Held]) -> None:
+        """Put back deliveries that were not started: their callers are told first, and a redelivery is no run then."""
+        if not unstarted or self._connection is None:
+            return
+        if self._notes is None:
+            self._notes = await self._connection.open_channel(confirm=True)
+        notes = self._notes
+        for reply_to in {held.call.reply_to for held in unstarted if held.call.reply_to}:
+            ids = tuple(held.call.correlation_id for held in unstarted if held.call.reply_to == reply_to)
+            notes.publish(codec.encode(Returned(correlation_ids=ids)), reply_to)
+        await notes.confirmed()
+        for held in unstarted:
+            if held.call.reply_to:
+                held.delivery.channel.nack(held.delivery.tag)
+            else:
+                # Redelivered, it would count as one that may have run.
+                self._republish(held, held.call.runs)
+        log.debug('gave back %d calls that were not started', len(unstarted))
 
     # Ending
 
@@ -323,16 +467,11 @@ class Consumer:
         """Put back what was not started: a nack alone would come straight back, and would count as a run."""
         # A consumer that is only being started would take calls behind our back.
         await self._prepared.wait()
-        for channel, consumer_tag in self._consuming:
-            await channel.cancel(consumer_tag)
-        unstarted = self._deliveries.take_unstarted()
-        if not unstarted or self._connection is None:
-            return
-        notes = await self._connection.open_channel(confirm=True)
-        for reply_to in {held.call.reply_to for held in unstarted if held.call.reply_to}:
-            ids = tuple(held.call.correlation_id for held in unstarted if held.call.reply_to == reply_to)
-            notes.publish(codec.encode(Returned(correlation_ids=ids)), reply_to)
-        await notes.confirmed()
-        for held in unstarted:
-            held.delivery.channel.nack(held.delivery.tag)
-        log.info('gave back %d calls that were not started', len(unstarted))
+        async with self._moving:
+            for channel, consumer_tag in self._consuming:
+                await channel.cancel(consumer_tag)
+            self._consuming = []
+            unstarted = self._deliveries.take_unstarted()
+            await self._put_back(unstarted)
+        if unstarted:
+            log.info('gave back %d calls that were not started', len(unstarted))

@@ -7,16 +7,22 @@ state    event                                  what follows
 =======  =====================================  ====================================================================
 –        arrives fresh                          ready
 –        arrives redelivered, or waited long    asking: the caller is asked first, for nobody else knows if it may run
+–        arrives redelivered, without a caller  idempotent, and not counted yet: published anew, counted; else dropped
 asking   go                                     ready
 asking   stop, cancel, caller gone, no answer   acked, dropped
 ready    a slot is free                         running; asking, if it has waited here for long unasked
 ready    cancel                                 acked, dropped
+ready    no slot will soon be free              given back, if the worker takes calls of several queues
 running  50 ms are over                         the caller hears *accept*, so that it can cancel and keep the time
 running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply
+running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see
 running  its time is over                       overdue: the caller hears *timeout*, the thread gets ``SystemExit``
 overdue  finished                               acked
 overdue  ``kill_after`` is over                 the process must be replaced
 =======  =====================================  ====================================================================
+
+A worker of several queues has a consumer of each and so may be sent more than it can run, for RabbitMQ's prefetch is
+each consumer's own. What it cannot start soon it gives back, or it would wait here while another worker is idle.
 
 An overdue delivery keeps its slot and its ack: a thread that does not end is no capacity, and the broker must not send
 another call to wait behind it.
@@ -36,12 +42,15 @@ __all__ = [
     'Cancelled',
     'Deliveries',
     'Drop',
+    'GiveBack',
     'Held',
     'Interrupt',
     'Limits',
     'Publish',
     'Replace',
+    'Republish',
     'Start',
+    'Terms',
 ]
 
 #: A call that has waited longer may have lost its caller.
@@ -53,7 +62,13 @@ ACCEPT_AFTER = 0.05
 #: A caller that does not answer a question for so long does not wait for the call either.
 ANSWER_WITHIN = 10.0
 
+#: When all slots have been taken for so long, what they run is not short, and nothing waits for them.
+GIVE_BACK_AFTER = 0.02
+
 LONGEST_RUN = 86400.0
+
+#: How often a call is run at most that nobody waits for, and whose task is idempotent.
+MAX_RUNS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,25 @@ class Limits:
 
     timeout: float | None = None
     kill_after: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms the calls of one shared queue are run.
+
+    Args:
+        task: the id of the task or web application.
+        idempotent: whether a call may run a second time when its worker dies.
+        stop_on_cancel: whether a run whose caller no longer waits is stopped as if its time were over. If not, it may
+            look at ``cancelled`` and stop by itself.
+    """
+
+    task: str = ''
+    idempotent: bool = False
+    stop_on_cancel: bool = False
+
+
+DEFAULT_TERMS = Terms()
 
 
 class State(Enum):
@@ -85,6 +119,7 @@ class Held:
     Attributes:
         delivery: where it came in.
         call: what it carries.
+        terms: on which terms it is run.
         timeout: how long it may run, in seconds.
         arrived: when it came.
         state: where it is on its way.
@@ -97,6 +132,7 @@ class Held:
 
     delivery: Delivery
     call: Call
+    terms: Terms
     timeout: float
     redelivered: bool
     arrived: float = 0.0
@@ -145,9 +181,25 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """Raise ``SystemExit`` in what runs the call."""
+    """Raise ``SystemExit`` in what runs the call, and say why in the log."""
 
     held: Held
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Put the delivery back into its queue, unstarted, and take nothing more from there for now."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class Republish:
+    """Publish the call anew with this number of runs that may have begun, and acknowledge the delivery."""
+
+    held: Held
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +216,7 @@ class Replace:
     held: Held
 
 
-Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | Replace
+Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Replace
 
 
 class Deliveries:
@@ -173,12 +225,14 @@ class Deliveries:
     Args:
         slots: how many calls may run at once.
         limits: the worker's own limits.
+        give_back: whether to give back what cannot be started soon.
     """
 
-    def __init__(self, slots: int, limits: Limits) -> None:
+    def __init__(self, slots: int, limits: Limits, *, give_back: bool = False) -> None:
         self.inbox = ''
         self._slots = slots
         self._limits = limits
+        self._give_back = give_back
         self._asking: dict[tuple[str, str], Held] = {}
         self._ready: deque[Held] = deque()
         self._running: dict[tuple[str, str], Held] = {}
@@ -196,29 +250,51 @@ class Deliveries:
         """Whether any call is running that somebody may still wait for."""
         return any(held.state is State.RUNNING for held in self.running)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a call could begin now."""
+        return not self._draining and len(self._ready) + len(self._running) + len(self._orphans) < self._slots
+
     def __len__(self) -> int:
         return len(self._asking) + len(self._ready) + len(self._running) + len(self._orphans)
 
     # Arriving
 
-    def arrive(self, delivery: Delivery, call: Call, *, now: float, wall: float) -> list[Action]:
+    def arrive(
+        self, delivery: Delivery, call: Call, *, terms: Terms = DEFAULT_TERMS, now: float, wall: float
+    ) -> list[Action]:
         """Take a delivery.
 
         Args:
             delivery: where it came in.
             call: what it carries.
+            terms: on which terms it is run.
             now: the time on a clock that never goes back, in seconds.
             wall: the time since the epoch, in seconds.
         """
-        held = Held(delivery, call, self._timeout(call, wall), delivery.redelivered, arrived=now)
+        held = Held(delivery, call, terms, self._timeout(call, wall), delivery.redelivered, arrived=now)
+        if not call.reply_to:
+            return self._arrive_alone(held, now)
         if held.key in self._asking or held.key in self._running or any(held.key == other.key for other in self._ready):
             return [Drop(held, 'a call with the same id and the same caller is here already')]
         waited = _waited(call, wall)
         # When draining too: put back without a question, a redelivery would count as never started.
-        if not call.reply_to or not (held.redelivered or waited > FRESH):
+        if not (held.redelivered or waited > FRESH):
             self._ready.append(held)
             return self._fill(now)
         return [self._ask(held, now)]
+
+    def _arrive_alone(self, held: Held, now: float) -> list[Action]:
+        """Take a call that nobody waits for, so that nobody can be asked about it."""
+        if not held.redelivered:
+            self._ready.append(held)
+            return self._fill(now)
+        runs = held.call.runs + 1
+        if not held.terms.idempotent:
+            return [Drop(held, 'it may have run, nobody can be asked, and its task is not idempotent')]
+        if runs >= MAX_RUNS:
+            return [Drop(held, f'its worker has died {runs} times')]
+        return [Republish(held, runs)]
 
     def _ask(self, held: Held, now: float) -> Action:
         held.state = State.ASKING
@@ -247,7 +323,18 @@ class Deliveries:
             self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
             self._running[held.key] = held
             actions.append(Start(held))
+        if self._give_back and self._ready and not self._draining:
+            actions += self._give_back_late(now)
         return actions
+
+    def _give_back_late(self, now: float) -> list[Action]:
+        """Give back what waits for slots that have been taken for long; look again when they have been."""
+        youngest = max((held.started for held in self.running), default=now)
+        if now < youngest + GIVE_BACK_AFTER:
+            self._soonest = min(self._soonest, youngest + GIVE_BACK_AFTER)
+            return []
+        late, self._ready = self._ready, deque()
+        return [GiveBack(held) for held in late]
 
     # What the caller says
 
@@ -255,7 +342,7 @@ class Deliveries:
         """Take a message from the inbox. What is not about anything here is late, and means nothing any more."""
         key = message.reply_to, message.correlation_id
         if isinstance(message, Cancel) and key in self._running:
-            return [Cancelled(self._running[key])]
+            return self._cancelled(self._running[key], now)
         held = self._asking.pop(key, None)
         if held is None:
             return self._unready(key) if isinstance(message, Cancel) else []
@@ -267,13 +354,20 @@ class Deliveries:
             return self._fill(now)
         return [Drop(held, 'its caller says that it must not run')]
 
-    def caller_gone(self, reply_to: str, correlation_id: str) -> list[Action]:
+    def caller_gone(self, reply_to: str, correlation_id: str, *, now: float) -> list[Action]:
         """Take the broker's word that a message to the caller could not be routed: its process is gone."""
         key = reply_to, correlation_id
         if key in self._running:
-            return [Cancelled(self._running[key])]
+            return self._cancelled(self._running[key], now)
         held = self._asking.pop(key, None)
         return [] if held is None else [Drop(held, 'its caller is gone')]
+
+    def _cancelled(self, held: Held, now: float) -> list[Action]:
+        if held.state is not State.RUNNING or not held.terms.stop_on_cancel:
+            return [Cancelled(held)]
+        held.state = State.OVERDUE
+        self._set_due(held, now + self._limits.kill_after)
+        return [Cancelled(held), Interrupt(held, 'its caller no longer waits')]
 
     def _unready(self, key: tuple[str, str]) -> list[Action]:
         for held in self._ready:
@@ -318,6 +412,8 @@ class Deliveries:
             if held.due <= now:
                 actions += self._due(held, now)
         self._soonest = min((held.due for held in (*self._asking.values(), *self.running)), default=float('inf'))
+        if self._give_back and self._ready and not self._draining:
+            actions += self._give_back_late(now)
         return actions
 
     def _due(self, held: Held, now: float) -> list[Action]:
@@ -336,7 +432,7 @@ class Deliveries:
         message = f'the task ran past its limit of {held.timeout:g} s'
         failure = Failure(correlation_id=held.call.correlation_id, kind='timeout', message=message)
         answer: list[Action] = [] if held.orphaned or not held.call.reply_to else [Publish(held, failure)]
-        return [*answer, Interrupt(held)]
+        return [*answer, Interrupt(held, f'it ran past its limit of {held.timeout:g} s; its caller has been told')]
 
     def _accept(self, held: Held, *, ask: bool, ran: float = 0.0) -> Accept:
         return Accept(
@@ -344,6 +440,7 @@ class Deliveries:
             inbox=self.inbox,
             ask=ask,
             redelivered=held.redelivered,
+            idempotent=held.terms.idempotent,
             ran=ran,
             timeout=held.timeout,
         )

@@ -12,7 +12,7 @@ import gevent
 import gevent.hub
 from gevent.util import format_run_info
 
-from crew.worker.run import OnFinished, Run, Task, execute, timed_out
+from crew.worker.runs import OnFinished, Run, Task, execute, timed_out
 
 __all__ = ['GreenletRunner']
 

@@ -20,9 +20,10 @@ from typing import IO
 
 from crew import logs
 from crew.exceptions import BrokerRefused
+from crew.transports.threads import start_native
 from crew.worker.clock import Clock
 from crew.worker.consumer import Consumer, Settings
-from crew.worker.run import OnFinished, Runner, Task
+from crew.worker.runs import OnFinished, Runner, Task
 from crew.worker.threads import ThreadRunner
 
 __all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'Ties', 'end', 'serve', 'signal_pipe']
@@ -194,7 +195,6 @@ def _patch() -> None:
 def _serve_greenlets(settings: Settings, task: Task, ties: Ties, signals: int) -> int:
     import gevent
     from gevent.event import Event
-    from gevent.monkey import get_original
 
     from crew.worker.greenlets import GreenletRunner
 
@@ -210,7 +210,6 @@ def _serve_greenlets(settings: Settings, task: Task, ties: Ties, signals: int) -
         finally:
             wake_up.send()
 
-    # A patched Thread would be one more greenlet of this hub, and starve with it.
-    get_original('_thread', 'start_new_thread')(run, ())
+    start_native(run, 'crew-connection')
     ended.wait()
     return connection.exit_code

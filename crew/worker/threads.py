@@ -12,7 +12,7 @@ import tempfile
 import threading
 from queue import SimpleQueue
 
-from crew.worker.run import OnFinished, Run, Task, execute, timed_out
+from crew.worker.runs import OnFinished, Run, Task, execute, timed_out
 
 __all__ = ['ThreadRunner', 'thread_stacks']
 

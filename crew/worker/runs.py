@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from crew.exceptions import ProtocolError
-from crew.messages import Call, Failure, Reply
+from crew.messages import Call, Failure, Publication, Reply
 from crew.worker.clock import Clock, Record
 
 __all__ = ['OnFinished', 'Outcome', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
@@ -25,6 +25,8 @@ class Run:
 
     Attributes:
         call: what is to be done.
+        task: the id of the task or web application.
+        publish: gives a value to subscribers; raises :class:`crew.ConnectionError` without a connection.
         slot: which of the process's slots it has.
         started: when it began, on ``time.monotonic``.
         timeout: how long it may run, in seconds.
@@ -32,10 +34,21 @@ class Run:
         interrupted: whether its time was over, and ``SystemExit`` was raised in it.
     """
 
-    __slots__ = ('_clock', 'call', 'cancelled', 'interrupted', 'slot', 'started', 'text', 'timeout')
+    __slots__ = ('_clock', 'call', 'cancelled', 'interrupted', 'publish', 'slot', 'started', 'task', 'text', 'timeout')
 
-    def __init__(self, call: Call, slot: int, timeout: float, started: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        call: Call,
+        slot: int,
+        timeout: float,
+        started: float,
+        clock: Clock,
+        task: str = '',
+        publish: Callable[[Publication], None] = lambda publication: None,
+    ) -> None:
         self.call = call
+        self.task = task
+        self.publish = publish
         self.slot = slot
         self.started = started
         self.timeout = timeout
