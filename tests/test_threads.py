@@ -12,7 +12,7 @@ import pytest
 from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Reply
 from crew.worker.clock import Clock
-from crew.worker.run import Outcome, Run, Task
+from crew.worker.runs import Outcome, Run, Task
 from crew.worker.threads import ThreadRunner, thread_stacks
 from tests.waiting import wait_until
 
