@@ -34,7 +34,12 @@ class CallFuture(asyncio.Future[Any]):
 class Client(BaseClient[CallFuture]):
     """A client on the event loop that runs when it is first used; all its methods are called there.
 
-    Methods return futures, which may be awaited or not. ``async with`` connects and closes.
+    How it waits and calls back:
+        calls: ``call()`` returns a :class:`CallFuture` at once, which may be awaited or not.
+        other methods: return futures too, which may be awaited or not.
+        waiting: ``await``. ``asyncio.wait_for()`` cancels the call when its time is over.
+        callbacks: are made on the loop. They may be coroutine functions, which are awaited.
+        closing: ``async with`` connects and closes; or ``await client.close()``.
     """
 
     __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'
@@ -53,7 +58,11 @@ class Client(BaseClient[CallFuture]):
         await self.close()
 
     def close(self) -> Awaitable[None]:
-        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again."""
+        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again.
+
+        Returns:
+            A future, done when it is closed.
+        """
         self._closed = True
         if self._running is None:
             return self._done()

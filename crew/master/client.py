@@ -76,9 +76,19 @@ class Outgoing:
 class BaseClient(ABC, Generic[F]):
     """A client of crew. ``F`` is what its framework waits on.
 
-    It connects by itself when it is first used, and again whenever the connection is lost: calls in flight then fail at
-    once with :class:`crew.ConnectionError` (they may have run), later ones wait for the new connection within their
-    expiration, subscriptions and consumers come back by themselves.
+    It connects by itself when it is first used, and again whenever the connection is lost.
+
+    What happens on reconnect:
+        calls in flight: fail at once with :class:`crew.ConnectionError`, its ``published`` true: they may have run.
+        calls waiting: what was not sent yet is sent with the new connection. When ``expiration`` is over before there
+            is one, the call fails with :class:`crew.ExpirationError`, its ``reason`` ``unconnected``.
+        subscriptions: come back by themselves. What is published meanwhile is missed.
+        consumers: come back by themselves. Messages that were not acknowledged go back into the queue, so a callback
+            may be given one a second time.
+        publications: wait for the new connection, as long as their ``timeout``, and are dropped then. One that the
+            broker had not confirmed when the connection was lost fails with :class:`crew.ConnectionError` and is not
+            sent again; it may have arrived.
+        refusals: :class:`crew.BrokerRefused` is final at the first connection only; later ones are tried for ever.
 
     Args:
         host: the broker's host, or an AMQP URL. Without any address, ``CREW_AMQP_URL`` of the environment counts, then
@@ -300,7 +310,11 @@ class BaseClient(ABC, Generic[F]):
         self._post(lambda engine: engine.caller.cancel(correlation_id))
 
     def parallel(self) -> Parallel:
-        """Make several calls at once, and get their results in the order of the calls; see :class:`Parallel`."""
+        """Make several calls at once, and get their results in the order of the calls.
+
+        Returns:
+            A :class:`Parallel`, which makes the calls.
+        """
         return Parallel(self)
 
     def _outgoing(
@@ -423,7 +437,8 @@ class BaseClient(ABC, Generic[F]):
     def subscribe(self, channel: str, callback: Callable[[Any], Any]) -> F:
         """Be given what is published on a channel, by any process, from now on and after every reconnect.
 
-        What is published while there is no connection is missed. Callbacks of one client are made one after the other.
+        What is published while there is no connection is missed. Callbacks are begun in the order in which the values
+        came.
 
         Args:
             channel: the channel's name.
@@ -446,6 +461,9 @@ class BaseClient(ABC, Generic[F]):
         Args:
             channel: the channel's name. One that is not subscribed to is fine.
             callback: the one that is called no more; None for all of this client's.
+
+        Returns:
+            What the framework waits on, until nothing more comes; nobody needs to.
         """
         with self._lock:
             callbacks = self._subscribers.get(channel, [])
@@ -516,7 +534,14 @@ class BaseClient(ABC, Generic[F]):
         return self._do(lambda engine: engine.consume(queue, prefetch, on_message, self._patience))
 
     def cancel_consume(self, queue: str) -> F:
-        """Consume a queue no more. What was not acknowledged goes back into it."""
+        """Consume a queue no more. What was not acknowledged goes back into it.
+
+        Args:
+            queue: its name. One that is not consumed is fine.
+
+        Returns:
+            What the framework waits on, until it is done; nobody needs to.
+        """
         return self._do(lambda engine: engine.consumers.cancel(queue))
 
     def _read(self, envelope: Envelope) -> tuple[Any, Headers]:
@@ -531,7 +556,10 @@ class BaseClient(ABC, Generic[F]):
         """Wait for the connection. Nobody needs to: what is done before waits for it.
 
         Args:
-            timeout: for how many seconds, or None for as long as it takes.
+            timeout: for how many seconds, or None for as long as it takes (30 seconds where waiting is blocking).
+
+        Returns:
+            What the framework waits on.
 
         What is waited on brings None, :class:`crew.BrokerRefused` if trying again would not help, or
         :class:`crew.ConnectionError` if there was none in time.
@@ -541,7 +569,12 @@ class BaseClient(ABC, Generic[F]):
 
     @abstractmethod
     def close(self) -> Any:
-        """Fail what is in flight, send what is still to be sent, and close the connection."""
+        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again.
+
+        Returns:
+            What the framework waits on, until it is closed. What is called from then on fails with
+            :class:`crew.ConnectionError`.
+        """
 
     # What the frameworks do in different ways
 

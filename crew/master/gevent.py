@@ -22,6 +22,11 @@ C = TypeVar('C', bound='Client')
 class Result:
     """What brings the value of a call. Waited for in the thread that made the call, by any of its greenlets.
 
+    ``get()`` is another name of :meth:`wait`.
+
+    Args:
+        on_cancel: called when it is cancelled.
+
     Attributes:
         headers: what the task put into ``context.headers``; empty before there is a value.
     """
@@ -56,7 +61,7 @@ class Result:
     get = wait
 
     def done(self) -> bool:
-        """Return whether there is an outcome."""
+        """Return whether there is an outcome: a value, an error, or that it was cancelled."""
         return bool(self._ready.is_set())
 
     def cancel(self) -> bool:
@@ -75,11 +80,20 @@ class Result:
         return self
 
     def resolve(self, value: Any, headers: Headers) -> None:
-        """Give the value; in the connection's thread."""
+        """Give the value; in the connection's thread.
+
+        Args:
+            value: what the call brought.
+            headers: what came with it.
+        """
         self._hub.loop.run_callback_threadsafe(self._settle, value, headers, None)
 
     def reject(self, error: BaseException) -> None:
-        """Give the error that took its place; in the connection's thread."""
+        """Give the error that took its place; in the connection's thread.
+
+        Args:
+            error: what :meth:`wait` raises.
+        """
         self._hub.loop.run_callback_threadsafe(self._settle, None, {}, error)
 
     def _settle(self, value: Any, headers: Headers, error: BaseException | None) -> None:
@@ -104,10 +118,15 @@ def _watcher(hub: Any) -> Any:
 
 
 class Client(OwnThreadClient[Result]):
-    """A cooperative client. ``call`` returns a :class:`Result` at once; other methods return when they are done.
+    """A cooperative client.
 
-    Each callback is made in a greenlet of its own, of the thread that made the client. As a context manager it connects
-    and closes.
+    How it waits and calls back:
+        calls: ``call()`` returns a :class:`Result` at once.
+        other methods: return None when they are done, and raise what went wrong; other greenlets run meanwhile. They
+            wait for a connection for 30 seconds at most.
+        waiting: :meth:`Result.wait`, in any greenlet of the thread that made the call.
+        callbacks: each is made in a greenlet of its own, of the thread that made the client.
+        closing: ``with`` connects and closes. When the process ends, what was published has five seconds to leave.
     """
 
     __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'
@@ -129,14 +148,42 @@ class Client(OwnThreadClient[Result]):
         self.close()
 
     def subscribe(self, channel: str, callback: Callable[[Any], Any]) -> Any:
+        """Be given what is published on a channel. The hub stays alive for it until :meth:`close`.
+
+        Args:
+            channel: the channel's name.
+            callback: called with each value.
+
+        Raises:
+            BrokerRefused: the broker refused this client.
+            ConnectionError: there was no connection within 30 seconds; the subscription is made with the next one.
+            ValueError: the channel has no name, or one that is too long.
+        """
         self._stay()
         return super().subscribe(channel, callback)
 
     def consume(self, queue: str, callback: Callable[[Any, Headers], Any], *, prefetch: int = 1) -> Any:
+        """Be given the messages of a queue. The hub stays alive for it until :meth:`close`.
+
+        Args:
+            queue: the queue's name at the broker.
+            callback: called with each message's value and headers; when it has ended the message is acknowledged.
+            prefetch: how many messages may be here at once that are not acknowledged.
+
+        Raises:
+            BrokerRefused: the broker refused this client, or the queue.
+            ConnectionError: there was no connection within 30 seconds, and consuming begins with the next one; or
+                somebody else has the queue for himself.
+            ValueError: the name or ``prefetch`` makes no sense, or the queue is consumed by this client already.
+        """
         self._stay()
         return super().consume(queue, callback, prefetch=prefetch)
 
     def close(self) -> Any:
+        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again.
+
+        Nothing of this client keeps the hub alive any more then.
+        """
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None

@@ -126,7 +126,11 @@ class OwnThreadClient(BaseClient[F]):
         return self._finish(pending, None)
 
     def close(self) -> Any:
-        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again."""
+        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again.
+
+        Returns:
+            What the framework waits on, until it is closed; nothing, when it is closed, where waiting is blocking.
+        """
         pending = self._pending(lambda: None)
         with self._lock:
             self._closed = True

@@ -16,6 +16,13 @@ P = TypeVar('P', bound='Parallel')
 class Parallel:
     """Calls that are made at once; made by ``client.parallel()``, as a context manager or not.
 
+    >>> with client.parallel() as parallel:
+    ...     for number in range(3):
+    ...         parallel.call('square', number)
+    ...     results = parallel.result()  # await it in asyncio and Tornado; a Deferred in Twisted
+
+    An error that leaves the ``with`` block cancels the calls.
+
     Args:
         client: who makes them.
     """
@@ -66,7 +73,7 @@ class Parallel:
         """Wait for all calls made so far, or give what the framework waits on.
 
         Args:
-            timeout: for blocking clients: how long to wait, in seconds.
+            timeout: for blocking clients: how long to wait, in seconds; None for as long as it takes.
 
         Returns:
             The results in the order of the calls; a call that failed has its exception in its place.
@@ -81,7 +88,12 @@ class Parallel:
         return self._client._finish(pending, timeout)
 
     def settle(self, slot: int, outcome: Any) -> None:
-        """Take the outcome of one call, on the loop of the connection."""
+        """Take the outcome of one call, on the loop of the connection.
+
+        Args:
+            slot: which call's.
+            outcome: its value, or its error.
+        """
         self._outcomes[slot] = outcome
         with self._client._lock:
             self._left -= 1

@@ -58,10 +58,16 @@ class Result(concurrent.futures.Future[Any]):
 
 
 class Client(OwnThreadClient[Result]):
-    """A blocking client. ``call`` returns a :class:`Result` at once; other methods return when they are done.
+    """A blocking client.
 
-    Callbacks are made one after the other in a thread of their own, where they may call and wait. As a context manager
-    it connects and closes.
+    How it waits and calls back:
+        calls: ``call()`` returns a :class:`Result` at once.
+        other methods: return None when they are done, and raise what went wrong. They wait for a connection for 30
+            seconds at most.
+        waiting: :meth:`Result.wait`, in any thread.
+        callbacks: are made one after the other in a thread of their own, where they may call and wait.
+        closing: ``with`` connects and closes. When the process ends, what was published has five seconds to leave.
+        forks: a child connects anew; the calls are its parent's.
     """
 
     __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'

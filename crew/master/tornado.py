@@ -17,7 +17,15 @@ __all__ = ['CallFuture', 'Client']
 
 
 class Client(face.Client):
-    """A client on Tornado's loop. Futures may be yielded in ``gen.coroutine`` or awaited."""
+    """A client on Tornado's loop, where all its methods are called.
+
+    How it waits and calls back:
+        calls: ``call()`` returns a :class:`CallFuture` at once, which may be waited for or not.
+        other methods: return futures too, which may be waited for or not.
+        waiting: ``await``, or ``yield`` in ``gen.coroutine``.
+        callbacks: are made on the loop. They may be coroutine functions, which are awaited.
+        closing: ``async with`` connects and closes; or ``await client.close()``.
+    """
 
     __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'
 

@@ -28,9 +28,14 @@ class CallDeferred(Deferred[Any]):
 
 
 class Client(OwnThreadClient[CallDeferred]):
-    """A client for Twisted. Methods return Deferreds, which fire in the reactor's thread, where they are called.
+    """A client for Twisted; its methods are called in the reactor's thread.
 
-    It closes when the reactor shuts down.
+    How it waits and calls back:
+        calls: ``call()`` returns a :class:`CallDeferred` at once.
+        other methods: return Deferreds too.
+        waiting: ``addCallback``, ``yield`` in ``inlineCallbacks``, or ``await``; they fire in the reactor's thread.
+        callbacks: are made in the reactor's thread. They may return Deferreds, which are waited for.
+        closing: by itself when the reactor shuts down; or ``client.close()``.
     """
 
     __doc__ = f'{__doc__}\n\n{BaseClient.__doc__}'

@@ -78,7 +78,10 @@ _process_settings: SimpleNamespace | None = None
 
 
 class Context:
-    """What a task finds around it. There is one object, :data:`context`, and it shows each run its own."""
+    """What a task finds around it. There is one object, :data:`context`, and it shows each run its own.
+
+    Outside of a task, and in threads that a task has started, there is only ``settings``: all else is RuntimeError.
+    """
 
     @property
     def settings(self) -> SimpleNamespace:
