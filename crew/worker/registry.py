@@ -109,7 +109,14 @@ class Task:
         self._registry = tasks if registry is None else registry
 
     def __call__(self, function: Function) -> Function:
-        """Add the function, and return it."""
+        """Add the function.
+
+        Args:
+            function: is given the call's argument, returns the value.
+
+        Returns:
+            The function itself.
+        """
         self._add(function, _place(function))
         return function
 
@@ -142,7 +149,11 @@ class HandlerClass:
         self.data = data
 
     def process(self) -> Any:
-        """Do the work and return the value. To be defined by the class."""
+        """Do the work. To be defined by the class.
+
+        Returns:
+            The value of the call.
+        """
         raise NotImplementedError(f'{type(self).__name__} does not define process()')
 
     @classmethod
@@ -156,6 +167,7 @@ class HandlerClass:
 
         Raises:
             DuplicateTask: another task has this id.
+            ValueError: the id is no name for a queue, or there is no such serializer.
         """
         frame = sys._getframe(1)
         place = f'{frame.f_code.co_filename}:{frame.f_lineno}'
@@ -168,7 +180,11 @@ def on_start(function: Function) -> Function:
     The place for what must not be shared between processes, such as database connections.
 
     Args:
-        function: is given ``context.settings``, to put into it what the tasks need.
+        function: is given ``context.settings``, to put into it what the tasks need. If it raises, the worker does not
+            start.
+
+    Returns:
+        The function itself.
     """
     tasks.starters.append(function)
     return function
