@@ -22,6 +22,7 @@ setup(
         'gevent>=24.2',
     ],
     extras_require={
+        'twisted': ['twisted>=22.10'],
         'test': [
             'flask>=3',
             'hypothesis>=6.100',
@@ -32,6 +33,7 @@ setup(
             'ruff>=0.6',
             'selenium>=4.20',
             'trustme>=1.2',
+            'twisted>=22.10',
         ],
     },
     entry_points={

@@ -16,9 +16,12 @@ from werkzeug.debug import DebuggedApplication
 
 from crew_wsgi.gateway import Application, StartResponse
 
-__all__ = ['load_debugged', 'reload_on_change']
+__all__ = ['code_changed', 'load_debugged', 'reload_on_change']
 
 log = logging.getLogger(__name__)
+
+#: Set when this process has told itself to end because its code has changed.
+code_changed = threading.Event()
 
 
 def load_debugged(load: Callable[[], Application]) -> Application:
@@ -54,6 +57,7 @@ class _EndOnChange(StatReloaderLoop):
     def trigger_reload(self, filename: str) -> None:
         """End the process and the watch."""
         log.warning('%s has changed; loading it anew', filename)
+        code_changed.set()
         os.kill(os.getpid(), signal.SIGTERM)
         raise SystemExit
 

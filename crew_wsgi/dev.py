@@ -15,10 +15,14 @@ from typing import IO
 
 from crew import logs
 from crew.exceptions import NodeError
+from crew.installation import find_server
 from crew.options import Parser, add_kill_after, add_verbosity, add_version
 from crew.private_node import PrivateNode
+from crew.transports.addresses import is_memory
 from crew.worker.deliveries import Limits
+from crew.worker.process import CannotStart
 from crew_wsgi import front, worker
+from crew_wsgi.debug import code_changed
 from crew_wsgi.options import add_broker
 
 __all__ = ['main']
@@ -119,8 +123,13 @@ class Command:
 
 def serve(options: argparse.Namespace, console: Console) -> int:
     """Run everything until told to end; return the exit code."""
+    if options.amqp_urls and any(map(is_memory, options.amqp_urls)):
+        return _serve_in_process(options, options.amqp_urls, console)
     if options.amqp_urls:
         return _serve(options, ' '.join(options.amqp_urls), None, console)
+    if find_server() is None:
+        console.write('dev', 'rabbitmq-server is not installed, so the queue is in memory')
+        return _serve_in_process(options, ['memory://dev'], console)
     console.write('dev', 'starting a private RabbitMQ node; it takes some seconds')
     try:
         with PrivateNode() as node:
@@ -131,6 +140,37 @@ def serve(options: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         # While the node was starting.
         return 0
+
+
+def _serve_in_process(options: argparse.Namespace, urls: Sequence[str], console: Console) -> int:
+    """Run front, worker and broker in this process; return the exit code."""
+    if options.gevent or options.processes > 1:
+        console.write('dev', '--gevent and --processes need RabbitMQ, for they need processes of their own')
+        return 2
+    console.write('dev', f'one process with {options.threads} threads; what will not end is left behind, not killed')
+    try:
+        application = worker.load(options)
+    except CannotStart as error:
+        console.write('dev', str(error))
+        return 2
+    options.amqp_urls = urls
+    running = worker.in_process(
+        application,
+        urls,
+        options.queue,
+        threads=options.threads,
+        limits=Limits(options.timeout, options.kill_after),
+        graceful_timeout=options.graceful_timeout,
+    )
+    running.start()
+    try:
+        code = front.run(options)
+    finally:
+        running.stop()
+    if code_changed.is_set():
+        # Nothing that was imported can be trusted to be as it was: so all is begun anew, by the same command line.
+        os.execv(sys.executable, sys.orig_argv)
+    return code
 
 
 def _serve(options: argparse.Namespace, url: str, node: PrivateNode | None, console: Console) -> int:
@@ -217,13 +257,14 @@ def parser() -> argparse.ArgumentParser:
     )
     worker.add_application(result)
     front.add_address(result)
-    add_broker(result, 'a private node')
+    add_broker(result, 'a private node, or memory:// where RabbitMQ is not installed', memory=True)
     worker.add_slots(result)
     front.add_limits(result)
     add_kill_after(result, Limits().kill_after)
     result.add_argument('--debug', action='store_true', help=worker.DEBUG_HELP)
     add_verbosity(result.add_argument_group('log'))
     add_version(result)
+    result.set_defaults(end_with_stdin=False)
     return result
 
 
@@ -232,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser()
     options = command.parse_args(arguments)
     worker.check_slots(command, options)
+    front.check_limits(command, options)
     logs.set_up(options.verbose, options.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return serve(options, Console(sys.stdout))

@@ -245,9 +245,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     command = parser()
     options = command.parse_args(arguments)
+    check_limits(command, options)
+    logs.set_up(options.verbose, options.log_format)
+    return run(options)
+
+
+def check_limits(command: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a usage error where a limit cannot be kept."""
     if options.max_body > MAX_BODY:
         command.error(f'--max-body: a body travels in one message, so {MAX_BODY} bytes is the most')
-    logs.set_up(options.verbose, options.log_format)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Listen and serve until told to end; return the exit code."""
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     try:
         sockets = netutil.bind_sockets(options.port, options.host, backlog=2048)

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from crew import deadlines, logs
 from crew.messages import Reply
@@ -20,6 +20,7 @@ from crew.options import (
 from crew.transports.addresses import DEFAULT_URL, safe_url
 from crew.worker.consumer import Settings
 from crew.worker.deliveries import Limits, Terms
+from crew.worker.in_process import InProcessWorker
 from crew.worker.process import serve
 from crew.worker.runs import Outcome, Run, Task
 from crew.worker.spokesman import speak
@@ -31,9 +32,11 @@ from crew_wsgi.loader import add_app_dir, load_application
 from crew_wsgi.messages import CONTENT_TYPE, MAX_BODY, decode_request, encode_response
 from crew_wsgi.options import add_broker
 
-__all__ = ['main', 'wsgi_task']
+__all__ = ['in_process', 'load', 'main', 'wsgi_task']
 
 log = logging.getLogger('crew_wsgi.worker')
+
+DEFAULT_LIMITS = Limits()
 
 DEBUG_HELP = 'reload on code change, and werkzeug’s debugger in the browser; never where strangers reach it'
 
@@ -64,6 +67,37 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
     return task
 
 
+def in_process(
+    application: Application,
+    urls: Sequence[str],
+    queue: str,
+    *,
+    threads: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
+    graceful_timeout: float = 28.0,
+) -> InProcessWorker:
+    """Return a worker that runs an application in threads of this process.
+
+    Args:
+        application: the WSGI application.
+        urls: the broker; ``memory://`` is welcome.
+        queue: the id of the application.
+        threads: how many requests run at once.
+        limits: of each run; the hard one leaves a thread behind that will not end.
+        graceful_timeout: how long running requests may take when it is stopped, in seconds.
+    """
+    settings = Settings(
+        urls=urls,
+        queues=[Terms(queue)],
+        slots=threads,
+        prefetch=threads,
+        limits=limits,
+        graceful_timeout=graceful_timeout,
+        name='crew-wsgi-worker',
+    )
+    return InProcessWorker(settings, wsgi_task(application, multithread=threads > 1, multiprocess=False))
+
+
 def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     """Return the command line's parser."""
     result = Parser(prog=prog, description='Take requests from a RabbitMQ queue and run a WSGI application for each.')
@@ -72,7 +106,7 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     add_slots(result)
     group = result.add_argument_group('limits, in seconds')
     group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
-    add_kill_after(group, Limits().kill_after)
+    add_kill_after(group, DEFAULT_LIMITS.kill_after)
     add_graceful_timeout(group)
     result.add_argument('--debug', action='store_true', help=DEBUG_HELP)
     add_verbosity(result.add_argument_group('log'))
@@ -137,30 +171,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kill_after=options.kill_after,
         graceful_timeout=options.graceful_timeout,
     )
-    load = _loader(options, slots)
+
+    def load_task() -> Task:
+        return wsgi_task(load(options), multithread=slots > 1, multiprocess=options.processes > 1)
+
     supervisor = Supervisor(
         policy,
-        lambda ties: serve(settings, load, ties, gevent=bool(options.gevent)),
+        lambda ties: serve(settings, load_task, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
     log.info('starting %s on queue %s at %s', options.app, options.queue, ', '.join(map(safe_url, urls)))
     return supervisor.run()
 
 
-def _loader(options: argparse.Namespace, slots: int) -> Callable[[], Task]:
-    def load_plain() -> Application:
+def load(options: argparse.Namespace) -> Application:
+    """Return the application that the command line names, behind the debugger if it says so.
+
+    Raises:
+        CannotStart: there is none.
+    """
+    if not options.debug:
         return load_application(options.app, options.app_dir)
-
-    def load() -> Task:
-        if options.debug:
-            add_app_dir(options.app_dir)
-            reload_on_change()
-            application = load_debugged(load_plain)
-        else:
-            application = load_plain()
-        return wsgi_task(application, multithread=slots > 1, multiprocess=options.processes > 1)
-
-    return load
+    add_app_dir(options.app_dir)
+    reload_on_change()
+    return load_debugged(lambda: load_application(options.app, options.app_dir))
 
 
 if __name__ == '__main__':

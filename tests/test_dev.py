@@ -14,6 +14,8 @@ import pytest
 from tests.stack import APPS, Process, children_of
 from tests.waiting import wait_until
 
+SOURCE = 'def app(environ, start_response):\n    body = {}\n    start_response("200 OK", [])\n    return [body]\n'
+
 EXAMPLE = Path(__file__).parent.parent / 'examples' / 'flask_app'
 
 
@@ -118,17 +120,16 @@ def test_code_is_loaded_anew_and_the_debugger_shows_what_is_wrong(
     dev: type[Dev], tmp_path: Path, amqp_url: str, queue: str
 ) -> None:
     module = tmp_path / 'changing.py'
-    source = 'def app(environ, start_response):\n    body = {}\n    start_response("200 OK", [])\n    return [body]\n'
-    module.write_text(source.format('b"first"'))
+    module.write_text(SOURCE.format('b"first"'))
     console = dev('changing:app', '--debug', '--app-dir', str(tmp_path), '--amqp-url', amqp_url, '--queue', queue)
     console.await_page('/', 200, 'first')
-    module.write_text(source.format('b"second"'))
+    module.write_text(SOURCE.format('b"second"'))
     console.await_page('/', 200, 'second')
     module.write_text('def app(environ, start_response):\n    nonsense(\n')
     assert 'Debugger' in console.await_page('/', 500, 'was never closed')
-    module.write_text(source.format('[][1]'))
+    module.write_text(SOURCE.format('[][1]'))
     assert 'Debugger' in console.await_page('/', 500, 'IndexError')
-    module.write_text(source.format('b"third"'))
+    module.write_text(SOURCE.format('b"third"'))
     console.await_page('/', 200, 'third')
     assert console.terminate() == 0
 
@@ -156,7 +157,8 @@ def orphaning(
 
 def test_what_the_application_prints_is_seen_at_once(orphaning: Dev) -> None:
     orphaning.await_page('/', 200, 'ok')
-    orphaning.await_log(r'(?m)^worker \| this was printed$')
+    # A line of the log may be written at the same moment.
+    orphaning.await_log(r'(?m)^worker \| .*this was printed')
 
 
 def test_a_process_that_the_application_left_behind_is_not_waited_for(orphaning: Dev) -> None:
@@ -186,3 +188,32 @@ def test_a_worker_that_does_not_end_is_killed(orphaning: Dev) -> None:
     assert orphaning.wait(30) == 0
     assert 'the worker did not end within 6 s, so it is killed' in orphaning.text
     wait_until(lambda: not any(Path(f'/proc/{process}').exists() for process in processes), 10, 'all to be killed')
+
+
+def test_without_rabbitmq_the_queue_is_in_memory_and_it_says_so(dev: type[Dev], tmp_path: Path) -> None:
+    console = dev('basic:hello', '--app-dir', str(APPS), '--amqp-url', 'memory://here', '--threads', '2')
+    console.await_page('/here', 200, '')
+    assert 'one process with 2 threads' in console.text
+    assert console.terminate() == 0
+    await_nothing_left(tmp_path)
+
+
+def test_in_memory_code_is_loaded_anew_when_it_changes(dev: type[Dev], tmp_path: Path) -> None:
+    module = tmp_path / 'changing.py'
+    module.write_text(SOURCE.format('b"before"'))
+    console = dev('changing:app', '--debug', '--app-dir', str(tmp_path), '--amqp-url', 'memory://here')
+    console.await_page('/', 200, 'before')
+    module.write_text(SOURCE.format('b"after, and longer"'))
+    console.await_log('has changed')
+    wait_until(lambda: console.text.count('listening on') == 2, 30, f'a second start:\n{console.text}')
+    port = console.text.rpartition('listening on http://127.0.0.1:')[2].partition('/')[0]
+    with urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=30) as response:
+        assert response.read() == b'after, and longer'
+    assert console.terminate() == 0
+
+
+@pytest.mark.parametrize('more', [['--processes', '2'], ['--gevent', '5']])
+def test_what_needs_processes_is_refused_in_memory(dev: type[Dev], more: list[str]) -> None:
+    console = dev('basic:hello', '--app-dir', str(APPS), '--amqp-url', 'memory://here', *more)
+    assert console.wait() == 2
+    assert 'need RabbitMQ' in console.text

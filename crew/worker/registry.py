@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, TypeVar
 
 from crew import topology
@@ -33,6 +34,12 @@ class Registered:
     idempotent: bool = False
     force_gzip: bool = False
     serializer: Serializer | None = None
+
+    def is_of(self, thing: object) -> bool:
+        """Return whether this is a task of ``thing``: its function, its class, its id, or a module that defines it."""
+        if isinstance(thing, ModuleType):
+            return self.place.rpartition(':')[0] == thing.__file__
+        return thing == self.id or self.function is thing or getattr(self.function, '__wrapped__', None) is thing
 
 
 class Registry:
@@ -171,7 +178,12 @@ class HandlerClass:
         """
         frame = sys._getframe(1)
         place = f'{frame.f_code.co_filename}:{frame.f_lineno}'
-        Task(id, force_gzip, **options)._add(lambda data: cls(data).process(), place)
+
+        def process(data: Any) -> Any:
+            return cls(data).process()
+
+        process.__wrapped__ = cls  # type: ignore[attr-defined]
+        Task(id, force_gzip, **options)._add(process, place)
 
 
 def on_start(function: Function) -> Function:
