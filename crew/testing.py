@@ -12,7 +12,7 @@ manager, too.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -42,8 +42,8 @@ class Worker:
     All limits are kept but the hard one: a thread that will not end is left behind, and another takes its place.
 
     Args:
-        only: the tasks: functions decorated with ``Task``, classes that were bound, ids, or modules for all of theirs.
-            None at all is every task of this process.
+        only: the tasks: functions decorated with ``Task``, classes that were bound, ids, modules for all of theirs, or
+            one registry. None at all is every task of this process.
         url: the broker.
         threads: how many tasks run at once.
         settings: what ``context.settings`` has, as given to ``run()``.
@@ -56,7 +56,7 @@ class Worker:
 
     def __init__(
         self,
-        *only: Callable[..., Any] | type | str | ModuleType,
+        *only: Callable[..., Any] | type | str | ModuleType | Registry,
         url: str = 'memory://',
         threads: int = 1,
         settings: dict[str, Any] | None = None,
@@ -104,7 +104,9 @@ class Worker:
         self.stop()
 
 
-def _chosen(only: Collection[Callable[..., Any] | type | str | ModuleType]) -> Registry:
+def _chosen(only: Sequence[Callable[..., Any] | type | str | ModuleType | Registry]) -> Registry:
+    if isinstance(only[0], Registry):
+        return only[0]
     result = Registry()
     result.starters = tasks.starters
     for each in only:
