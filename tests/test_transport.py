@@ -541,6 +541,21 @@ def test_a_closed_channel_puts_back_what_it_held(broker_url: str, queue: str) ->
     connected(broker_url, body)
 
 
+def test_a_channel_that_is_being_closed_delivers_nothing_more(broker_url: str, queue: str) -> None:
+    async def body(connection: Connection) -> None:
+        closing, channel = await connection.open_channel(), await connection.open_channel()
+        inbox, again = Inbox(), Inbox()
+        name = await shared_queue(channel, queue)
+        await closing.consume(name, inbox.put)
+        closing.publish(Envelope(body=b'1'), name)
+        await closing.close()
+        assert inbox.empty
+        await channel.consume(name, again.put)
+        assert await again.bodies(1) == [b'1']
+
+    connected(broker_url, body)
+
+
 def test_a_closed_connection_puts_back_what_it_held_and_takes_its_own_queues_along(broker_url: str, queue: str) -> None:
     async def body(connection: Connection) -> None:
         returned: asyncio.Queue[str] = asyncio.Queue()
