@@ -310,10 +310,10 @@ class BaseClient(ABC, Generic[F]):
         self._post(lambda engine: engine.caller.cancel(correlation_id))
 
     def parallel(self) -> Parallel:
-        """Make several calls at once, and get their results in the order of the calls.
+        """Make several calls at once with a :class:`Parallel`, and get their results in the order of the calls.
 
         Returns:
-            A :class:`Parallel`, which makes the calls.
+            What makes the calls.
         """
         return Parallel(self)
 
