@@ -7,7 +7,7 @@ ARGS ?=
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo test lint format clean
+.PHONY: help .venv demo article test lint format clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ help: ## list these targets
 demo: .venv/installed ## a Flask application behind a front, a queue and a worker: http://localhost:8888
 	@PYTHON='$(PYTHON)' scripts/install-packages.sh rabbitmq-server
 	@exec .venv/bin/crew-wsgi-dev --app-dir examples/flask_app app:app --port 8888 --processes 2 --timeout 10
+
+article: .venv/installed ## calls, publications and long polling from a Tornado server: http://localhost:8888
+	@PYTHON='$(PYTHON)' scripts/install-packages.sh rabbitmq-server
+	@exec .venv/bin/python examples/article/run.py
 
 # Without RabbitMQ the tests that need it are skipped, except in CI; so there it must be installed.
 test: .venv/installed-for-tests lint ## lint, then all tests
