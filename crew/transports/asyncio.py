@@ -365,6 +365,7 @@ class AsyncioChannel:
         """Send a message; see the port."""
         if not self._pika.is_open:
             log.debug('dropped a %s message for %s: the channel is closed', envelope.type, routing_key)
+            self._error = self._error or ConnectionError('the channel is closed')
             return
         self._pika.basic_publish(exchange, routing_key, envelope.body, _properties(envelope), mandatory=mandatory)
         if self._confirm:
@@ -373,6 +374,8 @@ class AsyncioChannel:
 
     async def confirmed(self) -> None:
         """Wait for the broker's confirms; see the port."""
+        if self._error is not None:
+            raise self._error
         if self._unconfirmed:
             await asyncio.gather(*self._unconfirmed.values())
 

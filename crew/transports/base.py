@@ -73,14 +73,15 @@ class Channel(Protocol):
     def publish(self, envelope: Envelope, routing_key: str, *, exchange: str = '', mandatory: bool = False) -> None:
         """Send a message. With ``mandatory``, one that no queue takes goes to the channel's ``on_return``.
 
-        On a channel that is closed the message is dropped: whoever needs to know hears of the loss of the connection.
+        On a channel that is closed the message is dropped: whoever needs to know hears of the loss of the connection,
+        or by :meth:`confirmed`.
         """
 
     async def confirmed(self) -> None:
         """Wait until the broker has all that was published on this channel (one opened with ``confirm``).
 
         Raises:
-            ConnectionError: the connection was lost, or the broker refused a message.
+            ConnectionError: the connection was lost, or was lost before, or the broker refused a message.
         """
 
     def ack(self, tag: int) -> None:
