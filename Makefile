@@ -7,7 +7,7 @@ ARGS ?=
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo article test lint format clean
+.PHONY: help .venv demo article test lint format docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: .venv/installed-for-tests ## ruff, its formatter and mypy, without changin
 format: .venv/installed-for-tests ## let ruff format and mend the code
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+docs: .venv/installed-for-tests ## write docs/api.md from the docstrings
+	.venv/bin/python scripts/build_api_reference.py
 
 clean: ## remove all that these targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -25,6 +25,7 @@ setup(
         'twisted': ['twisted>=22.10'],
         'test': [
             'flask>=3',
+            'griffelib>=2,<3',
             'hypothesis>=6.100',
             'mypy>=1.11',
             'psutil>=5.9',
