@@ -375,7 +375,7 @@ def test_overdue_it_keeps_its_slot_and_its_ack() -> None:
     arrive(to, '2')
     to.tick(1.0)
     to.tick(LIMIT)
-    assert (to.running, to.busy) == ([held], False)
+    assert (to.running, to.busy) == ([held], True)
 
 
 def test_overdue_then_finished_it_is_only_acked() -> None:
@@ -399,7 +399,7 @@ def test_running_without_anybody_who_waits_it_is_stopped_if_its_terms_say_so(how
     to, held = running(terms=Terms(stop_on_cancel=True))
     cancelled = to.told(CANCEL, now=1.0) if how == 'cancel' else to.caller_gone(REPLIES, '1', now=1.0)
     assert cancelled == [Cancelled(held), Interrupt(held, 'its caller no longer waits')]
-    assert (held.state, to.busy, to.running) == (State.OVERDUE, False, [held])
+    assert (held.state, to.busy, to.running) == (State.OVERDUE, True, [held])
     assert to.told(CANCEL, now=2.0) == [Cancelled(held)]
     assert to.finished(held, REPLY, now=3.0) == [Ack(held)]
 
@@ -409,6 +409,7 @@ def test_stopped_for_a_cancel_until_the_end_of_patience_the_process_must_be_repl
     to.told(CANCEL, now=1.0)
     assert to.tick(1.0 + KILL_AFTER - 0.01) == []
     assert to.tick(1.0 + KILL_AFTER) == [Replace(held)]
+    assert not to.busy
     assert to.tick(1e6) == []
 
 

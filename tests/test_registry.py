@@ -1,11 +1,12 @@
 """Tasks by their ids: functions and classes, once each, and a text that finds both when there are two."""
 
 import contextvars
+import functools
 import importlib
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -255,3 +256,24 @@ def test_a_starter_that_fails_keeps_the_worker_from_starting(tasks: Registry) ->
 def run_here(task: Any, run: Run) -> Any:
     """Run a task, and leave nothing of it in this thread's context."""
     return contextvars.copy_context().run(task, run)
+
+
+def test_two_tasks_under_the_same_decorator_are_told_apart() -> None:
+    registry = Registry()
+
+    def plain(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        @functools.wraps(function)
+        def wrapper(argument: Any) -> Any:
+            return function(argument)
+
+        return wrapper
+
+    @Task('one', registry=registry)
+    @plain
+    def first(_: Any) -> None: ...
+
+    with pytest.raises(DuplicateTask):
+
+        @Task('one', registry=registry)
+        @plain
+        def second(_: Any) -> None: ...

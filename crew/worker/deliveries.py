@@ -253,8 +253,8 @@ class Deliveries:
 
     @property
     def busy(self) -> bool:
-        """Whether any call is running that somebody may still wait for."""
-        return any(held.state is State.RUNNING for held in self.running)
+        """Whether any call is running that may come to an end: that of a stopped one is its clean-up."""
+        return any(held.state is State.RUNNING or held.due < float('inf') for held in self.running)
 
     @property
     def has_room(self) -> bool:
