@@ -362,7 +362,9 @@ class Evil:
         return self._call
 
 
-@pytest.mark.parametrize('accept', [(), HARMLESS, {'json'}, accepted({'text', 'bytes'})], ids=['none', 'usual', 'json', 'named'])
+@pytest.mark.parametrize(
+    'accept', [(), HARMLESS, {'json'}, accepted({'text', 'bytes'})], ids=['none', 'usual', 'json', 'named']
+)
 @every_gzip
 def test_a_pickle_that_was_not_opted_into_runs_nothing(tmp_path: Path, accept: Any, zipped: bool | None) -> None:
     touched = tmp_path / 'touched'
