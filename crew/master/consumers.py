@@ -24,6 +24,8 @@ OnMessage: TypeAlias = Callable[[Envelope, Callable[[], None]], None]
 #: How long after a queue is gone it is looked for again, in seconds.
 RETRY = 1.0
 
+SETTLED = 0.1
+
 
 class _Consumer:
     """One queue that is consumed."""
@@ -162,6 +164,8 @@ class Consumers:
             await consumer.start(connection, on_closed)
             started = True
         except CrewError as error:
+            # Whether only the channel was lost, or the connection with it, is known a moment later.
+            await asyncio.sleep(SETTLED)
             if consumer.begun.done():
                 try_again(error)
             elif is_wanted():
