@@ -273,6 +273,21 @@ def test_confirmed_waits_for_the_broker(broker_url: str) -> None:
     connected(broker_url, body)
 
 
+def test_who_gives_up_waiting_for_confirms_takes_them_from_nobody(broker_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel = await connection.open_channel(confirm=True)
+        queue = await private_queue(channel)
+        waiting = []
+        for _ in range(3):
+            channel.publish(Envelope(body=b'x'), queue.name)
+            waiting.append(asyncio.ensure_future(channel.confirmed()))
+            await asyncio.sleep(0)
+        waiting[0].cancel()
+        assert await asyncio.gather(*waiting[1:]) == [None, None]
+
+    connected(broker_url, body)
+
+
 def test_a_message_to_an_unknown_exchange_costs_the_channel(broker_url: str) -> None:
     async def body(connection: Connection) -> None:
         closed = new_future()

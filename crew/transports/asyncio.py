@@ -381,7 +381,10 @@ class AsyncioChannel:
         if self._error is not None:
             raise self._error
         if self._unconfirmed:
-            await asyncio.gather(*self._unconfirmed.values())
+            # Not gather(): one who gives up would take the confirms from all the others.
+            done, _ = await asyncio.wait([*self._unconfirmed.values()], return_when=asyncio.FIRST_EXCEPTION)
+            for confirm in done:
+                confirm.result()
 
     def _confirmation(self, frame: Any) -> None:
         method = frame.method
