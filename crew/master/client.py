@@ -646,7 +646,8 @@ class BaseClient(ABC, Generic[F]):
             counters=self.counters,
             name=self._name,
         )
-        for channel in self._subscribers:
+        # A copy: other threads may subscribe meanwhile.
+        for channel in list(self._subscribers):
             engine.subscriptions.add(channel)
         return engine
 

@@ -5,6 +5,7 @@ itself, after a reconnect and when its queue is gone, which is then declared ane
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeAlias
@@ -37,6 +38,7 @@ class _Consumer:
         self._on_message = on_message
         self._channel: Channel | None = None
         self._tag = ''
+        self._stopped = False
 
     async def start(self, connection: Connection, on_closed: Callable[[Exception], None]) -> None:
         """Begin to consume.
@@ -46,15 +48,23 @@ class _Consumer:
             ConnectionError: the connection was lost, or the channel alone.
         """
         channel = await connection.open_channel(prefetch=self._prefetch, on_closed=on_closed)
-        if not await connection.exists(self.queue):
-            # Whoever will publish there must not find that there is no queue.
-            await channel.declare(topology.named_queue(self.queue))
-        self._tag = await channel.consume(self.queue, self._arrived)
+        try:
+            if not await connection.exists(self.queue):
+                # Whoever will publish there must not find that there is no queue.
+                await channel.declare(topology.named_queue(self.queue))
+            self._tag = await channel.consume(self.queue, self._arrived)
+        except CrewError:
+            # It is tried again and again, and a connection has 2047 channels.
+            with contextlib.suppress(CrewError):
+                await channel.close()
+            raise
         self._channel = channel
         if not self.begun.done():
             self.begun.set_result(None)
 
     def _arrived(self, delivery: Delivery) -> None:
+        if self._stopped:
+            return  # it goes back into the queue when the channel is closed
         self._on_message(delivery.envelope, lambda: delivery.channel.ack(delivery.tag))
 
     def fail(self, error: CrewError) -> None:
@@ -69,6 +79,7 @@ class _Consumer:
         Raises:
             ConnectionError: the connection was lost meanwhile, so nothing is consumed any more anyway.
         """
+        self._stopped = True
         self.fail(ConnectionError(f'the queue {self.queue!r} is consumed no more'))
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -106,17 +117,19 @@ class Consumers:
         for consumer in self._consumers.values():
             consumer.fail(ConnectionError('the client was closed'))
 
-    async def consume(self, queue: str, prefetch: int, on_message: OnMessage) -> None:
-        """Consume a queue, now or with the next connection, and again after each reconnect; return when it has begun.
+    def consume(self, queue: str, prefetch: int, on_message: OnMessage) -> 'asyncio.Future[None]':
+        """Consume a queue, now or with the next connection, and again after each reconnect.
 
         Args:
             queue: its name; it is declared (durable, classic) if there is none.
             prefetch: how many messages are held unacknowledged.
             on_message: gets each message, and what acknowledges it.
 
+        Returns:
+            Done when it has begun; or it brings ``BrokerRefused``: we may not, ``ConnectionError``: somebody else has
+            the queue for himself. Not to be cancelled.
+
         Raises:
-            BrokerRefused: we may not.
-            ConnectionError: somebody else has the queue for himself.
             ValueError: it is being consumed already.
         """
         if queue in self._consumers:
@@ -124,7 +137,7 @@ class Consumers:
         consumer = self._consumers[queue] = _Consumer(queue, prefetch, on_message, self._loop.create_future())
         if self._connection is not None:
             self._start_later(consumer, self._connection, 0.0)
-        await asyncio.shield(consumer.begun)
+        return consumer.begun
 
     async def cancel(self, queue: str) -> None:
         """Consume a queue no more; unknown ones are fine.
@@ -162,7 +175,11 @@ class Consumers:
             return
         try:
             await consumer.start(connection, on_closed)
-            started = True
+            if is_wanted():
+                started = True
+            else:
+                # Cancelled while it began, when there was nothing yet to stop.
+                await consumer.stop()
         except CrewError as error:
             # Whether only the channel was lost, or the connection with it, is known a moment later.
             await asyncio.sleep(SETTLED)

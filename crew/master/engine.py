@@ -148,16 +148,15 @@ class Engine:
             ConnectionError: as there, and if there was no connection within ``timeout`` seconds; consuming then begins
                 with the next one.
         """
-        consuming = asyncio.ensure_future(self.consumers.consume(queue, prefetch, on_message))
+        begun = self.consumers.consume(queue, prefetch, on_message)
         waiting: asyncio.Future[None] = asyncio.ensure_future(self.wait_ready(timeout))
         try:
-            await asyncio.wait({consuming, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if not consuming.done():
+            await asyncio.wait({begun, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not begun.done():
                 await waiting
-            await consuming
+            await asyncio.shield(begun)
         finally:
             waiting.cancel()
-            consuming.cancel()
 
     async def close(self) -> None:
         """Fail what is in flight, send what is still to be sent, and close. May be called again."""

@@ -91,6 +91,10 @@ class Subscriptions:
         Raises:
             ConnectionError: there is no connection, or it was lost meanwhile.
         """
+        # One who gives up must not leave half of it behind: a queue that nobody reads, or a second one that is read.
+        await asyncio.shield(self._bind(channel))
+
+    async def _bind(self, channel: str) -> None:
         async with self._changing:
             if self._connection is None:
                 raise ConnectionError('there is no connection to the broker')

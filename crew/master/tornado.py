@@ -45,15 +45,23 @@ class Client(face.Client):
         super()._post(action)
 
     def _catch_up(self) -> None:
-        if self._early and not self._closed:
+        if self._early and self._closed:
+            # An engine that never connects: it tells whoever waits that the client is closed.
+            engine = self._engine(self._current_loop())
+            engine.caller.close()
+            self._do_early(engine)
+        elif self._early:
             self._started()
 
     def _started(self) -> Engine:
         engine = super()._started()
+        self._do_early(engine)
+        return engine
+
+    def _do_early(self, engine: Engine) -> None:
         early, self._early = self._early, []
         for action in early:
             action(engine)
-        return engine
 
     def _do(self, action: Callable[[Engine], Awaitable[None]]) -> CallFuture:
         if self._running is None and not _is_running():

@@ -66,11 +66,14 @@ class LoopThread:
         loop = self._loop
         if loop is None or self._woken:
             return
-        self._woken = True
         try:
+            self._woken = True
             loop.call_soon_threadsafe(self._obey)
         except RuntimeError:  # it has been stopped, and closed just now
             log.debug('not done, the thread %s has ended', self._name)
+        except BaseException:  # an interrupt: without a wake-up, nothing would ever be done again
+            self._woken = False
+            raise
 
     def stop(self) -> None:
         """End the loop after what was posted before; from any thread."""

@@ -47,7 +47,11 @@ class InProcessWorker:
         """
         self._thread.post(self._begin)
         self._thread.start()
-        self._ready.result(timeout)
+        try:
+            self._ready.result(timeout)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Take nothing more, let what runs end within the graceful timeout, and return then."""

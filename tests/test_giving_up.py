@@ -1,0 +1,152 @@
+"""What is given up, or fails, while it is only being set up leaves nothing half made."""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from tornado.ioloop import IOLoop
+
+import crew
+from crew.master import threaded_client, tornado
+from crew.master.asyncio import Client
+from crew.master.subscriptions import Subscriptions
+from crew.transports import memory
+from crew.transports.threads import LoopThread
+from crew.worker.consumer import Settings
+from crew.worker.deliveries import Terms
+from crew.worker.in_process import InProcessWorker
+from crew.worker.registry import Registry
+from crew.worker.tasks import registered_task
+from tests.waiting import wait_until
+
+#: More turns of the loop than setting anything up takes.
+TURNS = 20
+
+
+@pytest.fixture
+def url() -> str:
+    """The address of a broker of this test's own."""
+    return f'memory://{uuid4().hex}'
+
+
+def connected(url: str, body: Callable[[Client], Awaitable[None]]) -> None:
+    """Run a test body with a client."""
+
+    async def run() -> None:
+        async with Client(url) as client:
+            await asyncio.wait_for(body(client), 10)
+
+    asyncio.run(run())
+
+
+async def pass_turns(turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize('turns', range(TURNS))
+def test_a_consumer_that_is_given_up_while_it_begins_does_not_begin(url: str, turns: int) -> None:
+    async def body(client: Client) -> None:
+        got: list[Any] = []
+        begun = client.consume('things', lambda value, headers: got.append(value))
+        await pass_turns(turns)
+        await client.cancel_consume('things')
+        await asyncio.gather(begun, return_exceptions=True)
+        await pass_turns(TURNS)
+        queues = memory.broker(url).queues()
+        assert 'things' not in queues or queues['things'].consumers == 0
+
+    connected(url, body)
+
+
+def test_a_queue_that_cannot_be_consumed_costs_no_channel(url: str) -> None:
+    async def body(client: Client) -> None:
+        async with Client(url) as owner:
+            private = owner._started().caller.reply_to
+            connection: Any = client._started().caller._link.connection  # type: ignore[union-attr]
+            before = len(connection._channels)
+            with pytest.raises(crew.ConnectionError, match='LOCKED'):
+                await client.consume(private, print)
+            assert len(connection._channels) == before
+
+    connected(url, body)
+
+
+@pytest.mark.parametrize('turns', range(TURNS))
+def test_a_subscription_that_is_given_up_while_it_is_made_is_not_made_twice(url: str, turns: int) -> None:
+    async def body(client: Client) -> None:
+        got: list[Any] = []
+        given_up = client.subscribe('news', got.append)
+        await pass_turns(turns)
+        given_up.cancel()
+        await client.subscribe('end', lambda value: got.append('end'))
+        await client.publish('news', 1)
+        await client.publish('end', None)
+        await pass_turns(TURNS)
+        assert got.count(1) <= 1
+        assert sum(name.startswith('crew.subscribe.') for name in memory.broker(url).queues()) == 1
+
+    connected(url, body)
+
+
+def test_others_may_subscribe_while_a_client_starts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = threaded_client.Client(url)
+    client._subscribers.update({'first': [print], 'second': [print]})
+    add = Subscriptions.add
+
+    def add_and_another(self: Subscriptions, channel: str) -> None:
+        client._subscribers.setdefault('another', []).append(print)
+        add(self, channel)
+
+    monkeypatch.setattr(Subscriptions, 'add', add_and_another)
+    client.connect(timeout=10)
+    client.close()
+
+
+def test_an_interrupt_while_something_is_posted_stops_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread, done = LoopThread('test'), threading.Event()
+    thread.start()
+    wait_until(lambda: thread._loop is not None and thread._loop.is_running())
+    assert thread._loop is not None
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(thread._loop, 'call_soon_threadsafe', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            thread.post(lambda: None)
+    thread.post(done.set)
+    assert done.wait(10)
+    thread.stop()
+    assert thread.join(10)
+
+
+def test_a_worker_that_cannot_start_leaves_no_thread_that_tries() -> None:
+    before = set(threading.enumerate())
+    settings = Settings(urls=['amqp://guest:guest@127.0.0.1:1/'], queues=[Terms('any')])
+    worker = InProcessWorker(settings, registered_task(Registry(), SimpleNamespace(), frozenset()))
+    with pytest.raises(concurrent.futures.TimeoutError):
+        worker.start(timeout=0.1)
+    assert 'crew-connection' not in {thread.name for thread in set(threading.enumerate()) - before}
+
+
+def test_what_a_tornado_program_called_before_the_loop_ran_fails_if_it_closes_before() -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        IOLoop.current()
+        client = tornado.Client('memory://')
+        called, published = client.call('nobody'), client.publish('news', 1)
+        client.close()
+        both = asyncio.gather(called, published, return_exceptions=True)
+        outcomes = loop.run_until_complete(asyncio.wait_for(both, 10))
+        assert [type(outcome) for outcome in outcomes] == [crew.ConnectionError] * 2
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
