@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 import crew
-from crew.master import threaded_client, tornado
+from crew.master import own_thread, threaded_client, tornado
 from crew.master.asyncio import Client
 from crew.master.subscriptions import Subscriptions
 from crew.transports import memory
@@ -150,3 +151,24 @@ def test_what_a_tornado_program_called_before_the_loop_ran_fails_if_it_closes_be
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def test_a_callback_that_exits_ends_neither_the_connection_nor_the_callbacks(url: str) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit
+
+    heard: SimpleQueue[object] = SimpleQueue()
+    client = threaded_client.Client(url, tasks=['nobody'])
+    client.call('nobody', expiration=0.1).add_done_callback(leave)
+    client.call('nobody', callback=leave, expiration=0.1)
+    client.call('nobody', callback=lambda error, headers: heard.put(error), expiration=0.3)
+    assert isinstance(heard.get(timeout=10), crew.ExpirationError)
+    client.close()
+
+
+def test_a_child_process_does_not_wait_for_what_its_parent_is_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandoned: Any = object()
+    monkeypatch.setattr(own_thread, '_open', {abandoned})
+    monkeypatch.setattr(own_thread, '_inherited', [])
+    own_thread._inherit()
+    assert (own_thread._open, own_thread._inherited) == (set(), [abandoned])

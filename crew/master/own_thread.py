@@ -3,6 +3,7 @@
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import time
 import weakref
@@ -148,7 +149,6 @@ class OwnThreadClient(BaseClient[F]):
         if self._connection is not None:
             _inherited.append(self._connection)
         self._connection = self._finalizer = None
-        _open.clear()
 
     def _post(self, action: Callable[[Engine], None]) -> None:
         self._connected().post(action)
@@ -198,6 +198,15 @@ _open: set[_Connection] = set()
 
 # Kept in a child process as they are: to close or collect them would reach into the parent's sockets.
 _inherited: list[_Connection] = []
+
+
+def _inherit() -> None:
+    # Also those whose clients are gone, and which are just closing: there is no thread here that could.
+    _inherited.extend(_open)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_inherit)
 
 
 @atexit.register

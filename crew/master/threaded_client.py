@@ -7,9 +7,10 @@
 """
 
 import concurrent.futures
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -100,7 +101,7 @@ class Client(OwnThreadClient[Result]):
         def call_back() -> None:
             try:
                 callback(*args)
-            except Exception:  # the application's own, and the thread must live on
+            except BaseException:  # the application's own, sys.exit() too, and the thread must live on
                 log.exception('the callback %r failed', callback)
             finally:
                 done()
@@ -130,8 +131,19 @@ class _Pending:
         # From here on it cannot be cancelled any more.
         if self.future.set_running_or_notify_cancel():
             self.future.headers = headers
-            self.future.set_result(value)
+            with _outlived():
+                self.future.set_result(value)
 
     def reject(self, error: BaseException) -> None:
         if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+            with _outlived():
+                self.future.set_exception(error)
+
+
+@contextlib.contextmanager
+def _outlived() -> Iterator[None]:
+    """Log what a future's callback raises and the future lets through: sys.exit() must not end the connection."""
+    try:
+        yield
+    except BaseException:
+        log.exception('a callback of a result failed')
