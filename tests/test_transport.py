@@ -288,6 +288,20 @@ def test_who_gives_up_waiting_for_confirms_takes_them_from_nobody(broker_url: st
     connected(broker_url, body)
 
 
+def test_what_is_published_on_a_channel_that_is_being_closed_is_not_confirmed(broker_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel = await connection.open_channel(confirm=True)
+        queue = await private_queue(channel)
+        closing = asyncio.ensure_future(channel.close())
+        await asyncio.sleep(0)
+        channel.publish(Envelope(body=b'x'), queue.name)
+        with pytest.raises(ConnectionError, match='closed'):
+            await channel.confirmed()
+        await closing
+
+    connected(broker_url, body)
+
+
 def test_a_message_to_an_unknown_exchange_costs_the_channel(broker_url: str) -> None:
     async def body(connection: Connection) -> None:
         closed = new_future()

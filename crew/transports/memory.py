@@ -521,6 +521,7 @@ class MemoryChannel:
         """
         if not self._usable:
             log.debug('dropped a %s message for %s: the channel is closed', envelope.type, routing_key)
+            self._error = self._error or ConnectionError('the channel is closed')
             return
         publish = self._connection.core.publish
         carried = _carried(envelope, routing_key, exchange)
