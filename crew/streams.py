@@ -1,8 +1,8 @@
 """A body too long for one message: chunks one way, credit the other, so that never more than a window is on its way.
 
-Sans-IO: bytes and messages come in, messages and bytes go out. A body begins in the message that carries its head, with
-the bytes from 0 on; the rest follows in :class:`Chunk` messages, each with the offset of its first byte. The receiver
-grants credit as the offset up to which it will take bytes, so a credit that is lost or late is made good by the next.
+Sans-IO: bytes and messages come in, messages and bytes go out. What a body's first message carries itself is not
+counted; the rest follows in :class:`Chunk` messages, each with the offset of its first byte, from 0 on. The receiver
+grants credit as the offset up to which it will take bytes, so a credit that is late is made good by the next.
 """
 
 from collections import deque
@@ -25,7 +25,6 @@ class Sender:
     Args:
         correlation_id: whose body it is.
         reply_to: the caller's reply queue, if the body goes to a worker.
-        offset: how many bytes have gone with the head.
         credit: up to which offset bytes may go.
 
     Attributes:
@@ -33,8 +32,8 @@ class Sender:
         finished: whether the last chunk has gone.
     """
 
-    def __init__(self, correlation_id: str, reply_to: str = '', *, offset: int = 0, credit: int = WINDOW) -> None:
-        self.sent = offset
+    def __init__(self, correlation_id: str, reply_to: str = '', *, credit: int = WINDOW) -> None:
+        self.sent = 0
         self.finished = False
         self._correlation_id = correlation_id
         self._reply_to = reply_to
@@ -52,6 +51,11 @@ class Sender:
     def stalled(self) -> bool:
         """Whether bytes wait here, and only for credit."""
         return self._pending_size > 0 and self.sent >= self._credit
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the receiver would take more than there is."""
+        return self.sent < self._credit
 
     def write(self, data: bytes) -> None:
         """Take bytes of the body."""
@@ -104,7 +108,6 @@ class Receiver:
     """The receiving end.
 
     Args:
-        offset: how many bytes have come with the head.
         credit: what the sender may believe beforehand.
         window: how many bytes may be on their way or lie here unread.
 
@@ -114,8 +117,8 @@ class Receiver:
         ended: whether all have come.
     """
 
-    def __init__(self, *, offset: int = 0, credit: int = WINDOW, window: int = WINDOW) -> None:
-        self.received = offset
+    def __init__(self, *, credit: int = WINDOW, window: int = WINDOW) -> None:
+        self.received = 0
         self.credit = credit
         self.ended = False
         self._window = window

@@ -3,7 +3,7 @@
 import io
 import re
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 from wsgiref.util import FileWrapper
 
@@ -12,11 +12,14 @@ from crew_wsgi.messages import Request
 __all__ = ['build_environ', 'split_target']
 
 
-def build_environ(request: Request, *, multithread: bool, multiprocess: bool) -> dict[str, Any]:
+def build_environ(
+    request: Request, body: BinaryIO | None = None, *, multithread: bool, multiprocess: bool
+) -> dict[str, Any]:
     """Return the environ of a request.
 
     Args:
         request: what the client sent.
+        body: its body, if that is not whole in the request.
         multithread: whether the application may be called by another thread of this process meanwhile.
         multiprocess: whether another process may run the same application.
     """
@@ -36,7 +39,7 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'REMOTE_PORT': str(request.client[1]),
         'wsgi.version': (1, 0),
         'wsgi.url_scheme': request.scheme,
-        'wsgi.input': io.BytesIO(request.body),
+        'wsgi.input': io.BytesIO(request.body) if body is None else body,
         'wsgi.input_terminated': True,
         'wsgi.errors': sys.stderr,
         'wsgi.file_wrapper': FileWrapper,
@@ -46,6 +49,9 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'crew.request_id': request.request_id,
     }
     _add_headers(environ, request)
+    if body is None and (request.body or 'CONTENT_LENGTH' in environ):
+        # The body is whole, so its length is known even if it came in chunks.
+        environ['CONTENT_LENGTH'] = str(len(request.body))
     _, absolute, rest = request.target.partition('://')
     if absolute and not request.target.startswith('/'):
         # RFC 9112 §3.2.2: in absolute-form the target names the host, and a Host header that differs is ignored.
@@ -79,6 +85,3 @@ def _add_headers(environ: dict[str, Any], request: Request) -> None:
             separator = '; ' if key == 'HTTP_COOKIE' else ','
             value = f'{environ[key]}{separator}{value}'
         environ[key] = value
-    if request.body or 'CONTENT_LENGTH' in environ:
-        # The body is whole, so its length is known even if it came in chunks.
-        environ['CONTENT_LENGTH'] = str(len(request.body))

@@ -29,7 +29,6 @@ from crew.options import (
 )
 from crew.transports.addresses import DEFAULT_URL
 from crew_wsgi.handler import Handler, Limits, Server
-from crew_wsgi.messages import MAX_BODY
 from crew_wsgi.options import add_broker
 
 __all__ = ['Front', 'main']
@@ -223,7 +222,7 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         type=count,
         metavar='BYTES',
         default=defaults.max_body,
-        help='longest request body, else 413 (default: %(default)d, which is also the most)',
+        help='longest request body, else 413 (default: %(default)d)',
     )
     group.add_argument(
         '--max-head',
@@ -245,15 +244,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     command = parser()
     options = command.parse_args(arguments)
-    check_limits(command, options)
     logs.set_up(options.verbose, options.log_format)
     return run(options)
-
-
-def check_limits(command: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a usage error where a limit cannot be kept."""
-    if options.max_body > MAX_BODY:
-        command.error(f'--max-body: a body travels in one message, so {MAX_BODY} bytes is the most')
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from crew.exceptions import ProtocolError
 from crew_wsgi.headers import HeaderPairs, check_header, is_token
 
-__all__ = ['CONTENT_TYPE', 'MAX_BODY', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
+__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
 __all__ += ['encode_response']
 
 #: The content type of such a body in AMQP.
@@ -28,9 +28,6 @@ _VERSION = 1
 _NO_FLAGS = 0
 
 MAX_HEAD = 1024 * 1024
-
-#: RabbitMQ 4 refuses messages over 16 MiB by default, and a body travels in one message.
-MAX_BODY = 8 * 1024 * 1024
 
 _STATUS = re.compile(r'[2-5][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?')
 

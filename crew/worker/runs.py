@@ -11,13 +11,32 @@ from typing import Protocol, TypeAlias
 
 from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Publication, Reply
+from crew.worker.bodies import Input, Output, Signal
 from crew.worker.clock import Clock, Record
 
-__all__ = ['OnFinished', 'Outcome', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
+__all__ = ['OnFinished', 'Outcome', 'Owner', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
 
 log = logging.getLogger(__name__)
 
-Outcome: TypeAlias = Reply | Failure
+FOREVER = 1e9
+
+Outcome: TypeAlias = Reply | Failure | None
+
+
+class Owner(Protocol):
+    """What a run can ask of the thread that owns the connection; all methods may be called from any thread."""
+
+    def publish(self, publication: Publication) -> None:
+        """Give a value to subscribers; raises :class:`crew.ConnectionError` without a connection."""
+
+    def make_signal(self) -> Signal:
+        """Return what a task can wait for, in the way of its runner."""
+
+    def answered(self, run: 'Run') -> None:
+        """Take note that the run has written something of its answer."""
+
+    def wanted(self, run: 'Run', offset: int) -> None:
+        """Take note that the run has read its body up to ``offset``, and needs more."""
 
 
 class Run:
@@ -26,7 +45,9 @@ class Run:
     Attributes:
         call: what is to be done.
         task: the id of the task or web application.
-        publish: gives a value to subscribers; raises :class:`crew.ConnectionError` without a connection.
+        owner: what it can ask of the connection.
+        input: the body of the call, if that comes in parts.
+        output: the answer, if it goes in parts; see :meth:`begin`.
         slot: which of the process's slots it has.
         started: when it began, on ``time.monotonic``.
         timeout: how long it may run, in seconds.
@@ -34,7 +55,20 @@ class Run:
         interrupted: whether its time was over, and ``SystemExit`` was raised in it.
     """
 
-    __slots__ = ('_clock', 'call', 'cancelled', 'interrupted', 'publish', 'slot', 'started', 'task', 'text', 'timeout')
+    __slots__ = (
+        '_clock',
+        'call',
+        'cancelled',
+        'input',
+        'interrupted',
+        'output',
+        'owner',
+        'slot',
+        'started',
+        'task',
+        'text',
+        'timeout',
+    )
 
     def __init__(
         self,
@@ -43,12 +77,16 @@ class Run:
         timeout: float,
         started: float,
         clock: Clock,
-        task: str = '',
-        publish: Callable[[Publication], None] = lambda publication: None,
+        task: str,
+        owner: Owner,
     ) -> None:
         self.call = call
         self.task = task
-        self.publish = publish
+        self.owner = owner
+        self.output: Output | None = None
+        self.input: Input | None = None
+        if call.more:
+            self.input = Input(owner.make_signal(), lambda offset: owner.wanted(self, offset))
         self.slot = slot
         self.started = started
         self.timeout = timeout
@@ -61,6 +99,29 @@ class Run:
         """Say what runs, for logs and for the supervisor: a request line with its id, a task's name."""
         self.text = text
         self._clock.describe(self.slot, text)
+
+    def begin(self, reply: Reply) -> Output:
+        """Begin an answer that goes in parts; the task then returns None. To be called by the task, once.
+
+        Args:
+            reply: the beginning, without a body; its ``more`` must be set.
+        """
+        owner = self.owner
+        self.output = Output(self.call.correlation_id, owner.make_signal(), lambda: owner.answered(self))
+        self.output.begin(reply)
+        return self.output
+
+    def fail_bodies(self, error: Exception) -> None:
+        """Let the task know that nothing more will come of its body, and that nobody takes its answer."""
+        if self.input is not None:
+            self.input.fail(error)
+        if self.output is not None:
+            self.output.fail(error)
+
+    def renew(self, now: float, *, paused: bool) -> None:
+        """Let the time of the run begin anew, or stand still, for the supervisor too."""
+        self.started = now
+        self._clock.renew(self.slot, now, FOREVER if paused else self.timeout)
 
     def time_left(self) -> float:
         """Return how long the run may go on, in seconds; negative when its time is over."""
@@ -90,6 +151,9 @@ class Runner(Protocol):
 
     def interrupt(self, run: Run) -> None:
         """Raise ``SystemExit`` in it. C code and blocking system calls do not notice before they return."""
+
+    def make_signal(self) -> Signal:
+        """Return what a task can wait for; in any thread."""
 
     def stacks(self) -> str:
         """Return where everything in this process is now, for the log."""
