@@ -20,6 +20,7 @@ setup(
         'tornado>=6.5,<7',
         'werkzeug>=3,<4',
         'gevent>=24.2',
+        'tomli>=2; python_version < "3.11"',
     ],
     extras_require={
         'twisted': ['twisted>=22.10'],

@@ -9,7 +9,7 @@ from wsgiref.util import FileWrapper
 
 from crew_wsgi.messages import Request
 
-__all__ = ['build_environ', 'split_target']
+__all__ = ['authority', 'build_environ', 'split_target']
 
 
 def build_environ(
@@ -26,8 +26,8 @@ def build_environ(
     path, query = split_target(request.target)
     environ: dict[str, Any] = {
         'REQUEST_METHOD': request.method,
-        'SCRIPT_NAME': '',
-        'PATH_INFO': unquote_to_bytes(path.encode('latin-1')).decode('latin-1'),
+        'SCRIPT_NAME': _unquoted(request.root + request.mount),
+        'PATH_INFO': _unquoted(path.removeprefix(request.mount)),
         'QUERY_STRING': query,
         'REQUEST_URI': request.target,
         'RAW_URI': request.target,
@@ -52,11 +52,22 @@ def build_environ(
     if body is None and (request.body or 'CONTENT_LENGTH' in environ):
         # The body is whole, so its length is known even if it came in chunks.
         environ['CONTENT_LENGTH'] = str(len(request.body))
-    _, absolute, rest = request.target.partition('://')
-    if absolute and not request.target.startswith('/'):
+    if host := authority(request.target):
         # RFC 9112 §3.2.2: in absolute-form the target names the host, and a Host header that differs is ignored.
-        environ['HTTP_HOST'] = re.split('[/?#]', rest, maxsplit=1)[0].rpartition('@')[2]
+        environ['HTTP_HOST'] = host
     return environ
+
+
+def authority(target: str) -> str:
+    """Return the host that a request target in absolute-form names, or an empty string."""
+    _, absolute, rest = target.partition('://')
+    if not absolute or target.startswith('/'):
+        return ''
+    return re.split('[/?#]', rest, maxsplit=1)[0].rpartition('@')[2]
+
+
+def _unquoted(path: str) -> str:
+    return unquote_to_bytes(path.encode('latin-1')).decode('latin-1')
 
 
 def split_target(target: str) -> tuple[str, str]:

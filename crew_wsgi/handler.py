@@ -21,11 +21,15 @@ from crew.exceptions import ConnectionError, CrewError, ProtocolError
 from crew.master.caller import Caller
 from crew.messages import Call, Chunk, Credit, Reply
 from crew.streams import Receiver, Sender
-from crew_wsgi.headers import end_to_end, is_token
+from crew.topology import task_queue_name
+from crew_wsgi.environ import authority, split_target
+from crew_wsgi.forwarded import Origin, Proxies
+from crew_wsgi.headers import HeaderPairs, end_to_end, is_token
 from crew_wsgi.messages import CONTENT_TYPE, Request, Response, decode_response, encode_request
-from crew_wsgi.problems import TOO_MANY, UNAVAILABLE, Problem, bad_request, problem_of, respond
+from crew_wsgi.problems import NOT_FOUND, TOO_MANY, UNAVAILABLE, Problem, bad_request, problem_of, respond
+from crew_wsgi.routes import Route, Routes
 
-__all__ = ['Handler', 'Limits', 'Server']
+__all__ = ['NO_PROXIES', 'Handler', 'Limits', 'Server']
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger('crew_wsgi.access')
@@ -50,6 +54,9 @@ DISPATCH_AT = 64 * 1024
 DISPATCH_AFTER = 0.1
 
 MAX_BODY = 16 * 1024**3
+
+
+NO_PROXIES = Proxies()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +85,20 @@ class Server:
 
     Args:
         caller: sends calls.
-        queue: the shared queue's name.
+        routes: which application a request is for.
         limits: see :class:`Limits`.
+        proxies: who is believed about where a request came from.
+        root_path: where all applications are for the client, without a slash at its end.
     """
 
-    def __init__(self, caller: Caller, queue: str, limits: Limits) -> None:
+    def __init__(
+        self, caller: Caller, routes: Routes, limits: Limits, *, proxies: Proxies = NO_PROXIES, root_path: str = ''
+    ) -> None:
         self.caller = caller
-        self.queue = queue
+        self.routes = routes
         self.limits = limits
+        self.proxies = proxies
+        self.root_path = root_path
         self.open: set[Handler] = set()
         self.refused: set[Handler] = set()
         self.draining = False
@@ -134,6 +147,11 @@ class Handler(httputil.HTTPMessageDelegate):
         self._start_line = httputil.RequestStartLine('', '', '')
         self._headers = httputil.HTTPHeaders()
         self._request_id = ''
+        self._route: Route | None = None
+        self._mount = ''
+        self._root = ''
+        self._origin = Origin(('', 0), 'http')
+        self._passed: HeaderPairs = ()
         self._timer: asyncio.TimerHandle | None = None
         self._call_id: str | None = None
         # The body of the request: collected until it is sent on, then what the worker has not asked for yet.
@@ -264,11 +282,36 @@ class Handler(httputil.HTTPMessageDelegate):
         length = self._headers.get('Content-Length', '')
         if length.isascii() and length.isdigit() and int(length[:20]) > limits.max_body:
             return self._too_large()
+        self._find_origin()
+        if not self._find_route():
+            return NOT_FOUND
         if len(self._server.open) > limits.max_inflight:
             return TOO_MANY
         if not self._server.caller.reply_to:
             return UNAVAILABLE
         return None
+
+    def _find_origin(self) -> None:
+        """Find out where the request came from, and what the application gets of its fields."""
+        context = self._connection.context
+        address = context.address
+        peer = (str(address[0]), int(address[1])) if isinstance(address, tuple) else ('', 0)
+        fields = list(self._headers.get_all())
+        self._origin, self._passed = self._server.proxies.origin(peer, context.protocol, fields)
+
+    def _find_route(self) -> bool:
+        """Find out which application the request is for; return whether there is one."""
+        path, _ = split_target(self._start_line.path)
+        host = self._origin.host or authority(self._start_line.path) or self._headers.get('Host', '')
+        root_path = self._server.root_path
+        # A proxy may have taken the root path off, or not.
+        within = root_path if path == root_path or path.startswith(f'{root_path}/') else ''
+        self._route = self._server.routes.find(host, path.removeprefix(within))
+        if self._route is None:
+            return False
+        self._root = self._origin.prefix + ('' if within else root_path)
+        self._mount = within + self._route.prefix
+        return True
 
     def _too_large(self) -> Problem:
         return bad_request(f'The body of the request is longer than {self._server.limits.max_body} bytes.', 413)
@@ -321,20 +364,22 @@ class Handler(httputil.HTTPMessageDelegate):
             self._give_problem(bad_request('The request cannot be carried.'))
 
     def _send(self) -> None:
-        limits = self._server.limits
+        limits, route = self._server.limits, self._route
+        assert route is not None
         request = self._request()
         call = Call(
             correlation_id=uuid4().hex,
             reply_to=self._server.caller.reply_to,
             body=encode_request(request),
             content_type=CONTENT_TYPE,
-            expiration=limits.queue_timeout,
-            timeout=limits.timeout,
+            expiration=route.queue_timeout or limits.queue_timeout,
+            timeout=route.timeout or limits.timeout,
+            priority=route.priority,
             sent=time.time(),
             more=self._has_body and not self._body_ended,
         )
         idempotent = request.method in IDEMPOTENT
-        self._server.caller.send(call, self._server.queue, self._received, idempotent=idempotent)
+        self._server.caller.send(call, task_queue_name(route.queue), self._received, idempotent=idempotent)
         self._call_id = call.correlation_id
         self._body.clear()
         if call.more:
@@ -389,11 +434,11 @@ class Handler(httputil.HTTPMessageDelegate):
         self._paused = paused
 
     def _request(self) -> Request:
-        context = self._connection.context
-        address, server = context.address, self._connection.stream.socket.getsockname()
+        server = self._connection.stream.socket.getsockname()
+        host = self._origin.host
         headers = [
-            (name, value)
-            for name, value in end_to_end(self._headers.get_all())
+            (name, host if host and name.lower() == 'host' else value)
+            for name, value in end_to_end(self._passed)
             if name.lower() != 'x-request-id' and '_' not in name
         ]
         return Request(
@@ -402,9 +447,11 @@ class Handler(httputil.HTTPMessageDelegate):
             version=self._start_line.version,
             headers=[*headers, ('X-Request-ID', self._request_id)],
             body=b''.join(self._body),
-            scheme=context.protocol,
-            client=(address[0], address[1]) if isinstance(address, tuple) else ('', 0),
+            scheme=self._origin.scheme,
+            client=self._origin.client,
             server=(server[0], server[1]) if isinstance(server, tuple) else ('localhost', 80),
+            root=self._root,
+            mount=self._mount,
             request_id=self._request_id,
         )
 

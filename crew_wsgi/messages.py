@@ -45,6 +45,8 @@ class Request:
         scheme: ``http`` or ``https``.
         client: address and port of the client.
         server: address and port that it reached.
+        root: where the application is for the client, as far as that is not in ``target`` (percent-encoded).
+        mount: the beginning of the path in ``target`` that belongs to that too.
         request_id: names the request in every log.
     """
 
@@ -56,6 +58,8 @@ class Request:
     scheme: str = 'http'
     client: tuple[str, int] = ('', 0)
     server: tuple[str, int] = ('', 0)
+    root: str = ''
+    mount: str = ''
     request_id: str = ''
 
     def __post_init__(self) -> None:
@@ -116,6 +120,8 @@ def encode_request(request: Request) -> bytes:
         'scheme': request.scheme,
         'client': request.client,
         'server': request.server,
+        'root': request.root,
+        'mount': request.mount,
         'id': request.request_id,
     }
     return _join(head, request.body)
@@ -138,6 +144,8 @@ def decode_request(data: bytes) -> Request:
             scheme=_text(head['scheme']),
             client=_address(head['client']),
             server=_address(head['server']),
+            root=_text(head.get('root', '')),
+            mount=_text(head.get('mount', '')),
             request_id=_text(head['id']),
         )
     except (KeyError, ValueError) as error:
