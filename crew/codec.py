@@ -130,17 +130,24 @@ def encode_call(call: Call) -> Envelope:
 
 def republish(dead_letter: DeadLetter, *, expiration: float, sent: float) -> Envelope:
     """Return the envelope that gives a dead-lettered call another wait of ``expiration`` seconds from ``sent``."""
-    original = dead_letter.envelope
-    headers = {key: value for key, value in original.headers.items() if not key.startswith('x-')}
-    headers[SENT_KEY] = int(sent * 1000)
-    return dataclasses.replace(original, headers=headers, expiration=_milliseconds(expiration), timestamp=int(sent))
+    # Made anew from what a call can say: pika decodes headers that it cannot encode again.
+    original = _call(dead_letter.envelope)
+    again = encode_call(dataclasses.replace(original, expiration=expiration, sent=sent))
+    return dataclasses.replace(again, priority=original.priority)
 
 
 def _decode_call(envelope: Envelope) -> Call | DeadLetter:
     if 'x-death' in envelope.headers:
         return _decode_dead_letter(envelope)
+    return _call(envelope)
+
+
+def _call(envelope: Envelope) -> Call:
     sent = envelope.headers.get(SENT_KEY)
     timeout = envelope.headers.get(TIMEOUT_KEY)
+    runs = envelope.headers.get(RUNS_KEY, 0)
+    if not 0 <= _number(runs) < 2**31:
+        raise ValueError(f'not a number of runs: {runs}')
     return Call(
         correlation_id=envelope.correlation_id,
         reply_to=envelope.reply_to,
@@ -152,9 +159,10 @@ def _decode_call(envelope: Envelope) -> Call | DeadLetter:
         priority=envelope.priority,
         persistent=envelope.persistent,
         sent=None if sent is None else _number(sent) / 1000,
-        runs=int(_number(envelope.headers.get(RUNS_KEY, 0))),
+        runs=int(runs),
         more=_flag(envelope.headers.get(MORE_KEY, False)),
-        headers=user_headers(envelope.headers),
+        # Whoever holds a call may have to publish it again.
+        headers=checked_headers(user_headers(envelope.headers)),
     )
 
 
@@ -162,15 +170,17 @@ def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
     deaths = envelope.headers['x-death']
     if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
         raise ValueError('x-death is not a list of tables')
-    if not all(isinstance(name, str) for name in envelope.headers):
-        raise ValueError('the name of a header is not UTF-8, so it cannot be published again')
+    queue = _text(deaths[0].get('queue', ''))
+    if len(queue.encode()) > MAX_SHORT_STRING:
+        raise ValueError(f'the name of its queue has more than {MAX_SHORT_STRING} bytes')
+    _call(envelope)
     time = deaths[0].get('time')
     return DeadLetter(
         correlation_id=envelope.correlation_id,
         reason=_text(deaths[0].get('reason', '')),
         time=time.timestamp() if isinstance(time, datetime) else None,
         envelope=envelope,
-        queue=_text(deaths[0].get('queue', '')),
+        queue=queue,
     )
 
 
@@ -266,7 +276,7 @@ def _decode_failure(envelope: Envelope) -> Failure:
     fields = _fields(envelope)
     kind = fields['kind']
     if kind not in ('raised', 'timeout', 'refused'):
-        raise ValueError(f'unknown kind of failure {kind!r}')
+        raise ValueError(f'unknown kind of failure {str(kind)[:40]!r}')
     return Failure(
         correlation_id=envelope.correlation_id,
         kind=kind,
@@ -454,8 +464,15 @@ def user_headers(headers: Mapping[str, Any]) -> dict[str, HeaderValue]:
         # pika has an integer type of its own.
         name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in headers.items()
-        if isinstance(value, (str, int)) and not name.startswith((RESERVED, 'x-'))
+        if _is_users(name, value)
     }
+
+
+def _is_users(name: Any, value: Any) -> bool:
+    # pika gives bytes for a name that is not UTF-8, and a float as an integer of any size.
+    if not isinstance(name, str) or not name or name.startswith((RESERVED, 'x-')) or name in ROUTING_HEADERS:
+        return False
+    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -414,11 +414,31 @@ def test_a_death_nobody_understands_is_a_protocol_error(deaths: Any) -> None:
         codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, 'x-death': deaths}))
 
 
-def test_a_dead_letter_that_could_not_be_published_again_is_a_protocol_error() -> None:
-    # pika gives bytes where a name is not UTF-8.
+def test_a_dead_letter_is_published_again_without_what_no_caller_can_have_written() -> None:
+    # What pika makes of a name that is not UTF-8, of a float, a decimal and a time: it could not be encoded again.
+    odd = {b'\xff': 1, '': 'a', 'float': 10**300, 'decimal': Decimal('1e-255'), 'list': [{b'\xff': None}]}
     envelope = dead()
-    with pytest.raises(ProtocolError, match='UTF-8'):
-        codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, b'\xff': None}))  # type: ignore[dict-item]
+    letter = codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, **odd}))  # type: ignore[dict-item]
+    assert isinstance(letter, DeadLetter)
+    again = codec.republish(letter, expiration=30, sent=1)
+    assert set(again.headers) == {*codec.encode(CALL).headers, 'crew-sent'}
+    _properties(again).encode()
+
+
+@pytest.mark.parametrize(
+    'headers',
+    [{'text': 'x' * 65_536}, {str(number): 1 for number in range(10_000)}, {'crew-runs': 2**31}, {'crew-runs': -1}],
+    ids=['long', 'many', 'runs', 'less than none'],
+)
+@pytest.mark.parametrize('envelope', [codec.encode(CALL), dead()], ids=['call', 'dead letter'])
+def test_a_call_that_could_not_be_published_again_is_a_protocol_error(envelope: Envelope, headers: Any) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode(dataclasses.replace(envelope, headers={**envelope.headers, **headers}))
+
+
+def test_a_dead_letter_of_a_queue_that_cannot_be_written_to_is_a_protocol_error() -> None:
+    with pytest.raises(ProtocolError, match='255 bytes'):
+        codec.decode(dead(queue='ü' * 128))
 
 
 def test_a_dead_letter_published_again_is_the_call_with_a_new_wait() -> None:
@@ -520,7 +540,7 @@ def test_whatever_comes_a_message_or_a_protocol_error_comes_out(envelope: Envelo
     if isinstance(message, Call | Reply):
         assert all(type(value) in (str, int, bool) for value in message.headers.values())
     if isinstance(message, DeadLetter):
-        codec.republish(message, expiration=1, sent=1.0)
+        _properties(codec.republish(message, expiration=1, sent=1.0)).encode()
 
 
 def control(type: str, body: bytes) -> Envelope:
@@ -598,6 +618,12 @@ def test_a_short_string_that_is_no_utf_8_can_still_be_answered_to() -> None:
     _properties(Envelope(reply_to=reply_to)).encode()
 
 
+def test_an_error_of_a_kind_without_end_says_so_in_a_line() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        codec.decode(control('error', b'{"kind": "%s"}' % (b'x' * 1_000_000)))
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize('depth', [50, 200, 400, 600, 800, 990, 5000, 100_000])
 @pytest.mark.parametrize('field', ['inbox', 'ask', 'timeout'])
 def test_a_deeply_nested_field_is_a_protocol_error(field: str, depth: int) -> None:
@@ -614,6 +640,8 @@ def test_a_worker_that_says_nothing_of_idempotence_means_no() -> None:
 
 @example('crew-x', 'a')
 @example('x-custom', 'a')
+@example('', 'a')
+@example('n', 2**63)
 @example('n', 1.5)
 @example('n', None)
 @example('n', b'a')
@@ -622,5 +650,6 @@ def test_a_worker_that_says_nothing_of_idempotence_means_no() -> None:
 def test_a_call_shows_only_headers_that_its_caller_can_have_written(name: str, value: Any) -> None:
     call = codec.decode(Envelope(type='call', correlation_id='1', headers={name: value, 'crew-v': 1}))
     assert isinstance(call, Call)
-    shown = isinstance(value, str | int) and not name.startswith(('crew-', 'x-'))
+    shown = isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+    shown = shown and name not in ('', 'CC', 'BCC') and not name.startswith(('crew-', 'x-'))
     assert call.headers == ({name: value} if shown else {})

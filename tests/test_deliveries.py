@@ -14,20 +14,26 @@ from crew.transports.base import Channel, Delivery
 from crew.worker.deliveries import (
     ACCEPT_AFTER,
     ANSWER_WITHIN,
+    DEFAULT_TERMS,
     FRESH,
+    GIVE_BACK_AFTER,
     LONGEST_RUN,
+    MAX_RUNS,
     Ack,
     Action,
     Cancelled,
     Deliveries,
     Drop,
+    GiveBack,
     Held,
     Interrupt,
     Limits,
     Publish,
     Replace,
+    Republish,
     Start,
     State,
+    Terms,
 )
 
 WALL = 1_700_000_000.0
@@ -45,34 +51,45 @@ REPLY = Reply(correlation_id='1')
 NO_CHANNEL = cast(Channel, None)
 
 
-def deliveries(slots: int = 1, timeout: float | None = None) -> Deliveries:
-    held = Deliveries(slots, Limits(timeout, KILL_AFTER))
+def deliveries(slots: int = 1, timeout: float | None = None, give_back: bool = False) -> Deliveries:
+    held = Deliveries(slots, Limits(timeout, KILL_AFTER), give_back=give_back)
     held.inbox = INBOX
     return held
 
 
 def arrive(
-    to: Deliveries, name: str = '1', *, redelivered: bool = False, waited: float = 0.0, now: float = 0.0, **fields: Any
+    to: Deliveries,
+    name: str = '1',
+    *,
+    redelivered: bool = False,
+    waited: float = 0.0,
+    now: float = 0.0,
+    terms: Terms = DEFAULT_TERMS,
+    **fields: Any,
 ) -> list[Action]:
     call = Call(**{'correlation_id': name, 'reply_to': REPLIES, 'timeout': LIMIT, 'sent': WALL - waited, **fields})
-    return to.arrive(Delivery(Envelope(), 0, redelivered, NO_CHANNEL), call, now=now, wall=WALL)
+    return to.arrive(Delivery(Envelope(), 0, redelivered, NO_CHANNEL), call, terms=terms, now=now, wall=WALL)
 
 
 def kinds(actions: list[Action]) -> list[type[Action]]:
     return [type(action) for action in actions]
 
 
-def running(slots: int = 1, **fields: Any) -> tuple[Deliveries, Held]:
+def running(slots: int = 1, give_back: bool = False, **fields: Any) -> tuple[Deliveries, Held]:
     """Deliveries with one that has just begun to run."""
-    to = deliveries(slots)
+    to = deliveries(slots, give_back=give_back)
     [start] = arrive(to, **fields)
     assert isinstance(start, Start)
     return to, start.held
 
 
-def asking(to: Deliveries, name: str = '1') -> Held:
-    [publish] = arrive(to, name, redelivered=True)
+def asking(to: Deliveries, name: str = '1', now: float = 0.0) -> Held:
+    [publish] = arrive(to, name, redelivered=True, now=now)
     return publish.held
+
+
+def names(actions: list[Action]) -> list[str]:
+    return [action.held.call.correlation_id for action in actions]
 
 
 # The table, row by row
@@ -124,8 +141,42 @@ def test_a_delivery_that_came_at_once_starts_unasked_even_if_clocks_differ(waite
     assert kinds(arrive(deliveries(), waited=waited)) == [Start]
 
 
-def test_a_call_nobody_waits_for_is_never_asked_about() -> None:
-    assert kinds(arrive(deliveries(), redelivered=True, reply_to='')) == [Start]
+def test_a_question_says_that_the_task_may_run_twice() -> None:
+    [ask] = arrive(deliveries(), redelivered=True, terms=Terms(idempotent=True))
+    assert isinstance(ask, Publish)
+    assert isinstance(ask.message, Accept)
+    assert ask.message.idempotent
+
+
+@pytest.mark.parametrize('waited', [0.0, 100.0])
+@pytest.mark.parametrize('runs', [0, 1])
+def test_a_fresh_call_nobody_waits_for_starts_unasked(waited: float, runs: int) -> None:
+    assert kinds(arrive(deliveries(), reply_to='', waited=waited, runs=runs)) == [Start]
+
+
+def test_a_call_nobody_waits_for_starts_unasked_however_long_it_waits_for_a_slot() -> None:
+    to, first = running()
+    arrive(to, '2', reply_to='')
+    assert kinds(to.finished(first, REPLY, now=FRESH + 1)) == [Publish, Ack, Start]
+
+
+@pytest.mark.parametrize(('runs', 'again'), [(0, True), (1, False), (2, False)])
+def test_a_redelivered_call_nobody_waits_for_is_published_anew_and_counted(runs: int, again: bool) -> None:
+    to = deliveries()
+    [action] = arrive(to, redelivered=True, reply_to='', runs=runs, terms=Terms(idempotent=True))
+    assert isinstance(action, Republish if again else Drop)
+    if isinstance(action, Republish):
+        assert action.runs == runs + 1
+    assert len(to) == 0
+
+
+@pytest.mark.parametrize('runs', [0, 1])
+def test_a_redelivered_call_nobody_waits_for_is_dropped_if_it_may_not_run_twice(runs: int) -> None:
+    to = deliveries()
+    [drop] = arrive(to, redelivered=True, reply_to='', runs=runs)
+    assert isinstance(drop, Drop)
+    assert 'not idempotent' in drop.reason
+    assert len(to) == 0
 
 
 def test_asking_go_starts_it() -> None:
@@ -154,7 +205,7 @@ def test_asking_stop_or_cancel_drops_it(message: Stop | Cancel) -> None:
 def test_asking_a_caller_that_is_gone_drops_it() -> None:
     to = deliveries()
     held = asking(to)
-    [drop] = to.caller_gone(REPLIES, '1')
+    [drop] = to.caller_gone(REPLIES, '1', now=0.0)
     assert isinstance(drop, Drop)
     assert drop.held is held
     assert to.told(GO, now=0.0) == []
@@ -175,6 +226,96 @@ def test_ready_cancel_drops_it() -> None:
     assert isinstance(drop, Drop)
     assert drop.held.call.correlation_id == '2'
     assert to.finished(first, REPLY, now=1.0) == [Publish(first, REPLY), Ack(first)]
+
+
+def test_ready_it_is_given_back_when_all_slots_have_been_taken_for_long() -> None:
+    to, _ = running(give_back=True)
+    assert arrive(to, '2', now=0.01) == arrive(to, '3', now=0.011) == []
+    assert to.next_deadline() == GIVE_BACK_AFTER
+    assert to.tick(GIVE_BACK_AFTER - 0.001) == []
+    given_back = to.tick(GIVE_BACK_AFTER)
+    assert (kinds(given_back), names(given_back)) == ([GiveBack] * 2, ['2', '3'])
+    assert to.next_deadline() == ACCEPT_AFTER
+    assert kinds(arrive(to, '4', now=1.0)) == [GiveBack]
+    assert len(to) == 1
+
+
+def test_ready_it_is_not_given_back_while_the_youngest_run_is_young() -> None:
+    to, _ = running(slots=2, give_back=True)
+    arrive(to, '2', now=1.0)
+    assert arrive(to, '3', now=1.0) == []
+    assert kinds(to.tick(1.0)) == [Publish]
+    assert to.next_deadline() == 1.0 + GIVE_BACK_AFTER
+
+
+def test_ready_it_is_not_given_back_when_a_slot_is_free_in_time() -> None:
+    to, first = running(give_back=True)
+    arrive(to, '2')
+    arrive(to, '3')
+    *_, start = to.finished(first, REPLY, now=0.01)
+    assert isinstance(start, Start)
+    assert to.tick(GIVE_BACK_AFTER) == []
+    assert names(to.tick(0.01 + GIVE_BACK_AFTER)) == ['3']
+
+
+def test_ready_after_a_go_it_is_given_back_too() -> None:
+    to, _ = running(give_back=True)
+    held = asking(to, '2')
+    assert to.told(Go(correlation_id='2', reply_to=REPLIES), now=1.0) == [GiveBack(held)]
+
+
+def test_ready_in_the_one_queue_of_a_worker_it_waits_here() -> None:
+    to, _ = running()
+    arrive(to, '2')
+    assert kinds(to.tick(100.0)) == [Publish, Interrupt]
+    assert len(to) == 2
+
+
+def test_a_slot_is_kept_for_a_moment_for_a_call_that_came_before_and_asks() -> None:
+    to = deliveries(give_back=True)
+    held = asking(to)
+    assert arrive(to, '2', now=0.001) == []
+    assert not to.has_room
+    assert to.told(GO, now=0.002) == [Start(held)]
+    assert names(to.tick(0.002 + GIVE_BACK_AFTER)) == ['2']
+
+
+def test_the_moment_is_short() -> None:
+    to = deliveries(give_back=True)
+    asking(to)
+    assert arrive(to, '2', now=0.001) == []
+    assert to.next_deadline() == GIVE_BACK_AFTER
+    assert kinds(to.tick(GIVE_BACK_AFTER)) == [Start]
+    to, _ = deliveries(give_back=True), None
+    asking(to)
+    assert kinds(arrive(to, '2', now=GIVE_BACK_AFTER)) == [Start]
+
+
+@pytest.mark.parametrize('gone', [STOP, CANCEL, None])
+def test_a_slot_is_kept_no_more_when_the_call_that_asked_is_dropped(gone: Stop | Cancel | None) -> None:
+    to = deliveries(give_back=True)
+    asking(to)
+    arrive(to, '2', now=0.001)
+    actions = to.caller_gone(REPLIES, '1', now=0.002) if gone is None else to.told(gone, now=0.002)
+    assert kinds(actions) == [Drop, Start]
+
+
+@pytest.mark.parametrize(('slots', 'give_back'), [(2, True), (1, False)])
+def test_no_slot_is_kept_if_there_is_another_or_only_one_queue(slots: int, give_back: bool) -> None:
+    to = deliveries(slots, give_back=give_back)
+    asking(to)
+    assert kinds(arrive(to, '2', now=0.001)) == [Start]
+
+
+def test_what_was_asked_about_starts_before_what_came_meanwhile() -> None:
+    to, first = running()
+    arrive(to, '2', now=0.1)
+    held = asking(to, '3', now=0.2)
+    arrive(to, '4', now=0.3)
+    to.told(Go(correlation_id='3', reply_to=REPLIES), now=0.4)
+    *_, start = to.finished(first, REPLY, now=0.5)
+    assert names([start]) == ['2']
+    assert to.finished(start.held, REPLY, now=0.6)[2:] == [Start(held)]
 
 
 def test_running_for_a_while_the_caller_hears_of_it_once() -> None:
@@ -219,14 +360,14 @@ def test_overdue_the_caller_hears_timeout_and_the_task_is_interrupted() -> None:
     assert isinstance(publish, Publish)
     assert isinstance(publish.message, Failure)
     assert publish.message.kind == 'timeout'
-    assert interrupt == Interrupt(held)
+    assert interrupt == Interrupt(held, 'it ran past its limit of 60 s; its caller has been told')
     assert to.next_deadline() == LIMIT + KILL_AFTER
 
 
 def test_overdue_without_anybody_who_waits_the_task_is_only_interrupted() -> None:
     to, held = running(reply_to='')
     assert to.tick(1.0) == []
-    assert to.tick(LIMIT) == [Interrupt(held)]
+    assert to.tick(LIMIT) == [Interrupt(held, 'it ran past its limit of 60 s')]
 
 
 def test_overdue_it_keeps_its_slot_and_its_ack() -> None:
@@ -234,7 +375,7 @@ def test_overdue_it_keeps_its_slot_and_its_ack() -> None:
     arrive(to, '2')
     to.tick(1.0)
     to.tick(LIMIT)
-    assert (to.running, to.busy) == ([held], False)
+    assert (to.running, to.busy) == ([held], True)
 
 
 def test_overdue_then_finished_it_is_only_acked() -> None:
@@ -253,13 +394,40 @@ def test_overdue_until_the_end_of_patience_the_process_must_be_replaced_once() -
     assert (to.tick(1e6), to.next_deadline()) == ([], None)
 
 
+@pytest.mark.parametrize('how', ['cancel', 'gone'])
+def test_running_without_anybody_who_waits_it_is_stopped_if_its_terms_say_so(how: str) -> None:
+    to, held = running(terms=Terms(stop_on_cancel=True))
+    cancelled = to.told(CANCEL, now=1.0) if how == 'cancel' else to.caller_gone(REPLIES, '1', now=1.0)
+    assert cancelled == [Cancelled(held), Interrupt(held, 'its caller no longer waits')]
+    assert (held.state, to.busy, to.running) == (State.OVERDUE, True, [held])
+    assert to.told(CANCEL, now=2.0) == [Cancelled(held)]
+    assert to.finished(held, REPLY, now=3.0) == [Ack(held)]
+
+
+def test_stopped_for_a_cancel_until_the_end_of_patience_the_process_must_be_replaced() -> None:
+    to, held = running(terms=Terms(stop_on_cancel=True))
+    to.told(CANCEL, now=1.0)
+    assert to.tick(1.0 + KILL_AFTER - 0.01) == []
+    assert to.tick(1.0 + KILL_AFTER) == [Replace(held)]
+    assert not to.busy
+    assert to.tick(1e6) == []
+
+
+def test_overdue_a_cancel_changes_nothing() -> None:
+    to, held = running(terms=Terms(stop_on_cancel=True))
+    to.tick(1.0)
+    to.tick(LIMIT)
+    assert to.told(CANCEL, now=LIMIT + 1) == [Cancelled(held)]
+    assert to.tick(LIMIT + KILL_AFTER) == [Replace(held)]
+
+
 # What else is promised
 
 
 def test_running_a_cancel_is_passed_on_and_the_run_goes_on() -> None:
     to, held = running()
     assert to.told(CANCEL, now=0.0) == [Cancelled(held)]
-    assert to.caller_gone(REPLIES, '1') == [Cancelled(held)]
+    assert to.caller_gone(REPLIES, '1', now=0.0) == [Cancelled(held)]
     assert to.finished(held, REPLY, now=1.0) == [Publish(held, REPLY), Ack(held)]
 
 
@@ -272,7 +440,7 @@ def test_running_a_late_answer_means_nothing(message: Go | Stop) -> None:
 
 @pytest.mark.parametrize('message', [GO, STOP, CANCEL])
 def test_what_is_about_nothing_here_means_nothing(message: Go | Stop | Cancel) -> None:
-    assert deliveries().told(message, now=0.0) == deliveries().caller_gone(REPLIES, '1') == []
+    assert deliveries().told(message, now=0.0) == deliveries().caller_gone(REPLIES, '1', now=0.0) == []
 
 
 def test_the_same_id_of_another_caller_is_another_call() -> None:
@@ -280,6 +448,30 @@ def test_the_same_id_of_another_caller_is_another_call() -> None:
     arrive(to)
     assert kinds(arrive(to, reply_to='crew.master.2')) == [Start]
     assert to.told(Cancel(correlation_id='1', reply_to='crew.master.3'), now=0.0) == []
+
+
+def test_the_same_id_of_calls_that_nobody_waits_for_is_another_call() -> None:
+    to = deliveries(slots=2)
+    [first] = arrive(to, reply_to='')
+    [second] = arrive(to, reply_to='')
+    assert kinds([first, second]) == [Start, Start]
+    assert to.running == [first.held, second.held]
+    assert to.told(Cancel(correlation_id='1', reply_to=''), now=0.0) == []
+    assert to.finished(first.held, REPLY, now=1.0) == [Ack(first.held)]
+    assert to.finished(second.held, REPLY, now=1.0) == [Ack(second.held)]
+
+
+def test_there_is_room_while_a_call_could_begin() -> None:
+    to, first = running(slots=2)
+    assert to.has_room
+    arrive(to, '2')
+    assert not to.has_room
+    to.lost()
+    assert not to.has_room
+    to.finished(first, REPLY, now=1.0)
+    assert to.has_room
+    to.drain()
+    assert not to.has_room
 
 
 @pytest.mark.parametrize('state', ['asking', 'ready', 'running'])
@@ -353,6 +545,24 @@ def test_a_redelivery_is_asked_about_even_while_draining() -> None:
     assert to.take_unstarted() == [ask.held]
 
 
+def test_while_draining_nothing_is_given_back_one_by_one() -> None:
+    to, _ = running(give_back=True)
+    arrive(to, '2')
+    to.drain()
+    assert kinds(to.tick(1.0)) == [Publish]
+    assert arrive(to, '3', now=1.0) == []
+    assert len(to.take_unstarted()) == 2
+
+
+def test_while_draining_a_call_nobody_waits_for_keeps_its_count() -> None:
+    to = deliveries()
+    to.drain()
+    assert kinds(arrive(to, '1', redelivered=True, reply_to='')) == [Drop]
+    assert kinds(arrive(to, '2', redelivered=True, reply_to='', terms=Terms(idempotent=True))) == [Republish]
+    assert arrive(to, '3', reply_to='') == []
+    assert len(to.take_unstarted()) == 1
+
+
 def test_when_the_connection_is_lost_runs_go_on_unanswered_and_keep_their_slot() -> None:
     to, first = running()
     arrive(to, '2')
@@ -367,7 +577,7 @@ def test_when_the_connection_is_lost_a_run_still_meets_its_limits() -> None:
     to, held = running()
     to.lost()
     assert to.tick(1.0) == []
-    assert to.tick(LIMIT) == [Interrupt(held)]
+    assert to.tick(LIMIT) == [Interrupt(held, 'it ran past its limit of 60 s')]
     assert to.tick(LIMIT + KILL_AFTER) == [Replace(held)]
 
 
@@ -385,22 +595,25 @@ def test_a_call_that_comes_back_while_its_first_run_goes_on_is_another_delivery(
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """A broker, a caller and a runner that do what they like, and the rules that must hold nevertheless."""
+    """A broker, callers and a runner that do what they like, and the rules that must hold nevertheless."""
 
     SLOTS = 2
+    GIVE_BACK = False
     NAMES = st.sampled_from('abcd')
+    QUEUES = st.sampled_from([Terms('1'), Terms('2', True), Terms('3', False, True), Terms('4', True, True)])
 
     def __init__(self) -> None:
         super().__init__()
-        self.to = deliveries(self.SLOTS)
+        self.to = deliveries(self.SLOTS, give_back=self.GIVE_BACK)
         self.now = 0.0
         #: The tags of what the broker holds as unacked on the connection in use.
         self.unacked: set[int] = set()
-        self.acked: Counter[Held] = Counter()
+        self.ends: Counter[Held] = Counter()
         self.answered: Counter[Held] = Counter()
         self.asked: set[Held] = set()
         self.allowed: set[Held] = set()
         self.forbidden: set[Held] = set()
+        self.silenced: set[Held] = set()
         self.runs: list[Held] = []
         self.ended: list[Held] = []
         self.draining = self.over = False
@@ -408,29 +621,57 @@ class AnyOrder(RuleBasedStateMachine):
 
     # Events
 
-    @rule(name=NAMES, redelivered=st.booleans(), waited=st.sampled_from([0.0, 5.0]), quick=st.booleans())
-    def arrive(self, name: str, redelivered: bool, waited: float, quick: bool) -> None:
+    @rule(
+        name=NAMES,
+        terms=QUEUES,
+        redelivered=st.booleans(),
+        waited=st.sampled_from([0.0, 0.0, 5.0]),
+        quick=st.booleans(),
+        runs=st.sampled_from([None, None, 0, 1]),
+    )
+    def arrive(self, name: str, terms: Terms, redelivered: bool, waited: float, quick: bool, runs: int | None) -> None:
+        """``runs`` is None for a call that somebody waits for."""
         if self.over:
             return
         self.tag += 1
         delivery = Delivery(Envelope(), self.tag, redelivered, NO_CHANNEL)
-        call = Call(correlation_id=name, reply_to=REPLIES, timeout=0.03 if quick else LIMIT, sent=WALL - waited)
+        call = Call(
+            correlation_id=name,
+            reply_to=REPLIES if runs is None else '',
+            timeout=0.03 if quick else LIMIT,
+            sent=WALL - waited,
+            runs=runs or 0,
+        )
         self.unacked.add(self.tag)
-        self.do(self.to.arrive(delivery, call, now=self.now, wall=WALL))
+        self.do(self.to.arrive(delivery, call, terms=terms, now=self.now, wall=WALL))
 
     @rule(name=NAMES, what=st.sampled_from([Go, Go, Go, Stop, Cancel]))
     def tell(self, name: str, what: type[Go] | type[Stop] | type[Cancel]) -> None:
         waiting = [held for held in self.asked if held.call.correlation_id == name and held.state is State.ASKING]
         for held in waiting:
             (self.allowed if what is Go else self.forbidden).add(held)
-        self.do(self.to.told(what(correlation_id=name, reply_to=REPLIES), now=self.now))
         self.asked -= set(waiting)
+        if what is Cancel:
+            self.stops(name)
+        self.do(self.to.told(what(correlation_id=name, reply_to=REPLIES), now=self.now))
 
     @rule(name=NAMES)
     def caller_gone(self, name: str) -> None:
         self.forbidden |= {held for held in self.asked if held.call.correlation_id == name}
         self.asked -= self.forbidden
-        self.do(self.to.caller_gone(REPLIES, name))
+        self.stops(name)
+        self.do(self.to.caller_gone(REPLIES, name, now=self.now))
+
+    def stops(self, name: str) -> None:
+        """Note what must be stopped now because its caller no longer waits."""
+        self.silenced |= {
+            held
+            for held in self.runs
+            if held.state is State.RUNNING
+            and held.terms.stop_on_cancel
+            and not held.orphaned
+            and (held.call.reply_to, held.call.correlation_id) == (REPLIES, name)
+        }
 
     @precondition(lambda self: self.runs)
     @rule(data=st.data(), twice=st.booleans())
@@ -443,9 +684,17 @@ class AnyOrder(RuleBasedStateMachine):
         if twice:
             assert self.to.finished(held, reply, now=self.now) == []
 
-    @rule(seconds=st.sampled_from([0.01, 0.06, 1.0, 6.0, 11.0, 70.0]))
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
+    @rule(seconds=st.sampled_from([0.001, 0.01, 0.06, 1.0, 6.0, 11.0, 70.0]), late=st.booleans())
+    def pass_time(self, seconds: float, late: bool) -> None:
+        """``late`` if nobody looks before it is over."""
+        end = self.now + seconds
+        while not late and (due := self.to.next_deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            self.tick()
+        self.now = end
+        self.tick()
+
+    def tick(self) -> None:
         self.do(self.to.tick(self.now))
         due = self.to.next_deadline()
         assert due is None or due > self.now
@@ -468,7 +717,7 @@ class AnyOrder(RuleBasedStateMachine):
         unstarted = self.to.take_unstarted()
         for held in unstarted:
             assert held not in self.runs
-            self.unacked.remove(held.delivery.tag)
+            self.end(held)
         self.asked -= set(unstarted)
         self.over = True
 
@@ -483,36 +732,59 @@ class AnyOrder(RuleBasedStateMachine):
                 assert held.delivery.tag in self.unacked, 'published on a channel that is gone, or after its ack'
                 self.publish(held, action.message)
             elif isinstance(action, Ack):
-                assert self.answered[held] == 1, 'acked before it was answered'
-                self.ack(held)
-            elif isinstance(action, Drop):
+                silent = held in self.silenced or not held.call.reply_to
+                assert self.answered[held] == (not silent), 'acked before it was answered, or answered in vain'
+                assert held in self.ended
+                self.end(held)
+            elif isinstance(action, (Drop, GiveBack, Republish)):
                 assert held not in self.runs and held not in self.ended
                 self.forbidden.add(held)
                 self.asked.discard(held)
-                self.ack(held)
+                self.end(held)
+                self.leave(action)
             else:
                 assert held in self.runs
+                if isinstance(action, Interrupt):
+                    assert held in self.silenced or self.now >= held.started + held.timeout
+
+    def leave(self, action: Action) -> None:
+        """Check what goes away unstarted."""
+        if isinstance(action, GiveBack):
+            assert self.GIVE_BACK and not self.draining and len(self.runs) == self.SLOTS
+        if isinstance(action, Republish):
+            held = action.held
+            assert held.redelivered and held.terms.idempotent and not held.call.reply_to
+            assert held.call.runs < action.runs < MAX_RUNS
 
     def start(self, held: Held) -> None:
         assert not self.draining
         assert held not in self.runs and held not in self.ended
         assert held not in self.forbidden
-        assert held in self.allowed or not held.redelivered
+        if held.call.reply_to:
+            fresh = not held.redelivered and held.call.sent == WALL and self.now - held.arrived <= FRESH
+            assert held in self.allowed or fresh
+            alive = [other for other in self.runs if not other.orphaned]
+            assert held.key not in [other.key for other in alive], 'it runs already'
+        else:
+            assert not held.redelivered
         assert held.delivery.tag in self.unacked
         self.runs.append(held)
 
     def publish(self, held: Held, message: Accept | Reply | Failure) -> None:
+        assert held.call.reply_to
         if isinstance(message, Accept):
             assert message.ask == (held not in self.runs)
+            assert message.idempotent == held.terms.idempotent
             if message.ask:
                 self.asked.add(held)
         else:
             self.answered[held] += 1
             assert self.answered[held] == 1
 
-    def ack(self, held: Held) -> None:
-        self.acked[held] += 1
-        assert self.acked[held] == 1
+    def end(self, held: Held) -> None:
+        """Take note of an ack, a drop, a giving back or a publishing anew: there is one of each delivery."""
+        self.ends[held] += 1
+        assert self.ends[held] == 1
         self.unacked.remove(held.delivery.tag)
 
     @invariant()
@@ -526,9 +798,47 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.unacked) == len(self.to) - len(self.runs) + alive
 
     @invariant()
-    def a_slot_is_free_only_when_nothing_is_ready(self) -> None:
-        assert self.draining or len(self.runs) == self.SLOTS or not self.to._ready
+    def a_slot_is_free_only_when_nothing_is_ready_or_what_came_before_asks(self) -> None:
+        ready, free = self.to._ready, self.SLOTS - len(self.runs)
+        if ready and free and not self.draining:
+            asked = [held for held in self.asked if held.arrived < ready[0].arrived]
+            young = [held for held in asked if self.now < held.due - ANSWER_WITHIN + GIVE_BACK_AFTER]
+            assert self.GIVE_BACK
+            assert len(young) >= free
+            assert self.due() <= self.now + GIVE_BACK_AFTER
+
+    @invariant()
+    def nothing_is_ready_for_long_in_one_of_several_queues(self) -> None:
+        if self.GIVE_BACK and self.to._ready and len(self.runs) == self.SLOTS and not self.draining:
+            youngest = max(held.started for held in self.runs)
+            assert self.now < youngest + GIVE_BACK_AFTER
+            assert self.due() <= youngest + GIVE_BACK_AFTER
+
+    @invariant()
+    def what_is_stopped_is_on_its_way_out(self) -> None:
+        assert all(held.state is State.OVERDUE for held in self.runs if held in self.silenced)
+
+    def due(self) -> float:
+        due = self.to.next_deadline()
+        return float('inf') if due is None else due
 
 
+class AnyOrderOfSeveralQueues(AnyOrder):
+    """The same in a worker that gives back."""
+
+    GIVE_BACK = True
+
+
+class AnyOrderOfSeveralQueuesInOneSlot(AnyOrderOfSeveralQueues):
+    """The same with the least that there can be."""
+
+    SLOTS = 1
+
+
+ENOUGH = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestAnyOrder.settings = ENOUGH
+TestAnyOrderOfSeveralQueues = AnyOrderOfSeveralQueues.TestCase
+TestAnyOrderOfSeveralQueues.settings = ENOUGH
+TestAnyOrderOfSeveralQueuesInOneSlot = AnyOrderOfSeveralQueuesInOneSlot.TestCase
+TestAnyOrderOfSeveralQueuesInOneSlot.settings = ENOUGH

@@ -619,6 +619,8 @@ class BaseClient(ABC, Generic[F]):
             self._urls,
             self._queues,
             on_publication=on_publication,
+            # Nobody need wait for connect(), and then nobody would be told.
+            on_refused=lambda error: log.error('%s', error),
             counters=self.counters,
             name=self._name,
         )

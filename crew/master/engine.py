@@ -6,9 +6,9 @@ Tornado) or runs in a thread of its own (``transports.threads``).
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from crew.exceptions import BrokerRefused, ConnectionError
+from crew.exceptions import BrokerRefused, ConnectionError, CrewError
 from crew.master.caller import Caller, Counters
 from crew.master.consumers import Consumers, OnMessage
 from crew.master.subscriptions import OnPublication, Subscriptions
@@ -31,6 +31,7 @@ class Engine:
         urls: the brokers of a cluster, tried in turn.
         queues: the shared queues that it declares itself, so that start order never matters.
         on_publication: gets what is published on channels that are subscribed to.
+        on_refused: told when the broker refuses us, so that there never will be a connection.
         counters: where it counts, if not in one of its own.
         name: what the broker's operator sees.
 
@@ -48,6 +49,7 @@ class Engine:
         queues: Sequence[Queue] = (),
         *,
         on_publication: OnPublication = lambda publication, done: done(),
+        on_refused: Callable[[CrewError], None] = lambda error: None,
         counters: Counters | None = None,
         name: str = 'crew-client',
     ) -> None:
@@ -56,6 +58,7 @@ class Engine:
         self.subscriptions = Subscriptions(self.counters, on_publication)
         self.consumers = Consumers(loop)
         self._loop = loop
+        self._on_refused = on_refused
         self._session = Session(urls, lambda url: dial(url, name=name), self._prepare, self._lost)
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
@@ -149,6 +152,7 @@ class Engine:
         try:
             await self._session.wait_ready()
         except BrokerRefused as error:
+            self._on_refused(error)
             self.caller.refuse(error)
 
     async def _prepare(self, connection: Connection) -> None:

@@ -40,6 +40,10 @@ __all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters']
 
 log = logging.getLogger(__name__)
 
+# It reports as errors, at each attempt, what crew reports in its own words. Who has set its level wants to see it.
+if logging.getLogger('pika').level == logging.NOTSET:
+    logging.getLogger('pika').setLevel(logging.CRITICAL)
+
 T = TypeVar('T')
 
 # AMQP 0-9-1 reply codes that say: you are set up wrongly; the same attempt later would fail the same way.

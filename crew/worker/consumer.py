@@ -354,7 +354,9 @@ class Consumer:
             left = min(left, max(0.001, call.sent + left - wall))
         again = dataclasses.replace(call, runs=runs, expiration=left, sent=wall)
         log.info('published call %s anew: nobody waits for it, and it has begun %d times', call.correlation_id, runs)
-        held.delivery.channel.publish(codec.encode(again), topology.task_queue_name(held.terms.task))
+        # Its priority has become a level on its way here, and would be taken for one once more.
+        envelope = dataclasses.replace(codec.encode(again), priority=held.delivery.envelope.priority)
+        held.delivery.channel.publish(envelope, topology.task_queue_name(held.terms.task))
         held.delivery.channel.ack(held.delivery.tag)
 
     def _start(self, held: Held) -> None:

@@ -10,7 +10,8 @@ state    event                                  what follows
 –        arrives redelivered, without a caller  idempotent, and not counted yet: published anew, counted; else dropped
 asking   go                                     ready
 asking   stop, cancel, caller gone, no answer   acked, dropped
-ready    a slot is free                         running; asking, if it has waited here for long unasked
+ready    a slot is free                         running; asking, if it has waited here for long unasked. A worker of
+                                                several queues keeps the slot for a moment if one that came before asks
 ready    cancel                                 acked, dropped
 ready    no slot will soon be free              given back, if the worker takes calls of several queues
 ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
@@ -26,7 +27,9 @@ overdue  ``kill_after`` is over                 the process must be replaced
 =======  =====================================  ====================================================================
 
 A worker of several queues has a consumer of each and so may be sent more than it can run, for RabbitMQ's prefetch is
-each consumer's own. What it cannot start soon it gives back, or it would wait here while another worker is idle.
+each consumer's own. What it cannot start soon it gives back, or it would wait here while another worker is idle. When
+that comes again its caller is asked first, so it would lose every race against a fresh call of another queue, and
+starve: hence the moment.
 
 An overdue delivery keeps its slot and its ack: a thread that does not end is no capacity, and the broker must not send
 another call to wait behind it.
@@ -154,9 +157,12 @@ class Held:
     paused: bool = False
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Whose call it is and which."""
-        return self.call.reply_to, self.call.correlation_id
+    def key(self) -> 'Key':
+        """Whose call it is and which. One that nobody waits for is its own: its id need not be the only one."""
+        return self.call.reply_to, self.call.correlation_id if self.call.reply_to else self
+
+
+Key: TypeAlias = tuple[str, str | Held]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +249,9 @@ class Deliveries:
         self._slots = slots
         self._limits = limits
         self._give_back = give_back
-        self._asking: dict[tuple[str, str], Held] = {}
+        self._asking: dict[Key, Held] = {}
         self._ready: deque[Held] = deque()
-        self._running: dict[tuple[str, str], Held] = {}
+        self._running: dict[Key, Held] = {}
         self._orphans: set[Held] = set()
         self._draining = False
         self._soonest = float('inf')  # nothing is due before; a lower bound, so that finishing costs no search
@@ -257,13 +263,17 @@ class Deliveries:
 
     @property
     def busy(self) -> bool:
-        """Whether any call is running that somebody may still wait for."""
-        return any(held.state is State.RUNNING for held in self.running)
+        """Whether any call is running that may come to an end: that of a stopped one is its clean-up."""
+        return any(held.state is State.RUNNING or held.due < float('inf') for held in self.running)
 
     @property
     def has_room(self) -> bool:
         """Whether a call could begin now."""
-        return not self._draining and len(self._ready) + len(self._running) + len(self._orphans) < self._slots
+        return not self._draining and len(self._ready) < self._free
+
+    @property
+    def _free(self) -> int:
+        return self._slots - len(self._running) - len(self._orphans)
 
     def __len__(self) -> int:
         return len(self._asking) + len(self._ready) + len(self._running) + len(self._orphans)
@@ -322,7 +332,7 @@ class Deliveries:
 
     def _fill(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self._ready and not self._draining and len(self._running) + len(self._orphans) < self._slots:
+        while self._ready and not self._draining and self._free > self._kept(now):
             held = self._ready.popleft()
             if now - held.arrived > FRESH and held.call.reply_to and not held.accepted:
                 # It waited here for a slot. After a *go* there is no need to ask: its caller knows where to cancel it.
@@ -335,9 +345,26 @@ class Deliveries:
             if held.call.more and not held.accepted:
                 actions.append(self._say_accept(held, now))
             actions.append(Start(held))
-        if self._give_back and self._ready and not self._draining:
+        if self._give_back and self._ready and not self._draining and not self._free:
             actions += self._give_back_late(now)
         return actions
+
+    def _kept(self, now: float) -> int:
+        """Return how many slots are kept for calls that came before the next one and are being asked about."""
+        kept = 0
+        if self._give_back:
+            for held in self._asking.values():
+                until = held.due - ANSWER_WITHIN + GIVE_BACK_AFTER
+                if held.arrived < self._ready[0].arrived and now < until:
+                    kept += 1
+                    self._soonest = min(self._soonest, until)
+        return kept
+
+    def _make_ready(self, held: Held) -> None:
+        """Put a call that was asked about where it came, before those that came while it was."""
+        held.state = State.READY
+        after = sum(other.arrived > held.arrived for other in self._ready)
+        self._ready.insert(len(self._ready) - after, held)
 
     def _give_back_late(self, now: float) -> list[Action]:
         """Give back what waits for slots that have been taken for long; look again when they have been."""
@@ -359,12 +386,11 @@ class Deliveries:
         if held is None:
             return self._unready(key) if isinstance(message, Cancel) else []
         if isinstance(message, Go):
-            held.state = State.READY
             # The caller counts the run from its go, and knows our inbox.
             held.accepted = True
-            self._ready.append(held)
+            self._make_ready(held)
             return self._fill(now)
-        return [Drop(held, 'its caller says that it must not run')]
+        return [Drop(held, 'its caller says that it must not run'), *self._fill(now)]
 
     def caller_gone(self, reply_to: str, correlation_id: str, *, now: float) -> list[Action]:
         """Take the broker's word that a message to the caller could not be routed: its process is gone."""
@@ -372,7 +398,7 @@ class Deliveries:
         if key in self._running:
             return self._cancelled(self._running[key], now)
         held = self._asking.pop(key, None)
-        return [] if held is None else [Drop(held, 'its caller is gone')]
+        return [] if held is None else [Drop(held, 'its caller is gone'), *self._fill(now)]
 
     def _cancelled(self, held: Held, now: float) -> list[Action]:
         if held.state is not State.RUNNING or not held.terms.stop_on_cancel:
@@ -381,7 +407,7 @@ class Deliveries:
         self._set_due(held, now + self._limits.kill_after)
         return [Cancelled(held), Interrupt(held, 'its caller no longer waits')]
 
-    def _unready(self, key: tuple[str, str]) -> list[Action]:
+    def _unready(self, key: Key) -> list[Action]:
         for held in self._ready:
             if held.key == key:
                 self._ready.remove(held)
@@ -458,9 +484,7 @@ class Deliveries:
             if held.due <= now:
                 actions += self._due(held, now)
         self._soonest = min((held.due for held in (*self._asking.values(), *self.running)), default=float('inf'))
-        if self._give_back and self._ready and not self._draining:
-            actions += self._give_back_late(now)
-        return actions
+        return actions + self._fill(now)
 
     def _due(self, held: Held, now: float) -> list[Action]:
         over = held.started + held.timeout
@@ -479,10 +503,11 @@ class Deliveries:
         held.due = now + self._limits.kill_after
         message = f'the task ran past its limit of {held.timeout:g} s'
         failure = Failure(correlation_id=held.call.correlation_id, kind='timeout', message=message)
-        answer: list[Action] = []
-        if not held.orphaned and held.call.reply_to:
-            answer = [Publish(held, self._ending(held, failure))]
-        return [*answer, Interrupt(held, f'it ran past its limit of {held.timeout:g} s; its caller has been told')]
+        reason = f'it ran past its limit of {held.timeout:g} s'
+        if held.orphaned or not held.call.reply_to:
+            return [Interrupt(held, reason)]
+        answer = Publish(held, self._ending(held, failure))
+        return [answer, Interrupt(held, f'{reason}; its caller has been told')]
 
     @staticmethod
     def _ending(held: Held, outcome: Reply | Failure) -> Reply | Failure | Reset:

@@ -1,5 +1,6 @@
 """Which tasks a worker has: functions and classes by the ids that callers know them by."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -203,6 +204,8 @@ def on_start(function: Function) -> Function:
 
 
 def _place(function: Callable[..., Any]) -> str:
+    # Two that wear the same decorator have the wrapper's code in common.
+    function = inspect.unwrap(function)
     code = getattr(function, '__code__', None)
     if code is None:
         return f'{getattr(function, "__module__", "?")}.{getattr(function, "__qualname__", repr(function))}'

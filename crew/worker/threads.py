@@ -4,17 +4,30 @@
 system call, and not at any certain place: it may just have left the task. So no thread here takes a lock, and one
 thread, the one that owns the connection, decides everything: it hands out runs, interrupts them, and withdraws an
 exception that came too late before it hands the thread its next run.
+
+Logging does take a lock, and before a ``try``: a thread that met the exception between the two would keep it, and every
+thread that logs would stand still, the connection's first. So none is interrupted there.
 """
 
 import ctypes
 import faulthandler
+import logging
+import sys
 import tempfile
 import threading
+import time
 from queue import SimpleQueue
+from types import FrameType
 
 from crew.worker.runs import OnFinished, Run, Task, execute, timed_out
 
 __all__ = ['ThreadRunner', 'thread_stacks']
+
+#: How long a thread that is to be interrupted may take to log a line, in seconds. One that takes longer is not, so its
+#: process will be replaced.
+LOGGED_WITHIN = 0.1
+
+_LOGGING = logging.Handler.handle.__code__.co_filename
 
 # PYFUNCTYPE keeps the interpreter lock during the call, which this function needs.
 _set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
@@ -94,9 +107,20 @@ class _ResidentThread:
     def interrupt(self, run: Run) -> None:
         # Said first: a thread that has not taken the run up yet sees it then, and does not begin.
         run.interrupted = True
-        if self._current is run and not self._interrupted:
+        if self._current is run and not self._interrupted and self._has_logged() and self._current is run:
             self._interrupted = True
             _set_async_exc(self._ident, SystemExit)
+
+    def _has_logged(self) -> bool:
+        """Wait until the thread is not logging; return whether that is so."""
+        deadline = time.monotonic() + LOGGED_WITHIN
+        while time.monotonic() < deadline:
+            # A new turn with the interpreter lock lasts 5 ms: the thread stays where it is seen until that is done.
+            time.sleep(0)
+            if not _is_logging(sys._current_frames().get(self._ident)):
+                return True
+            time.sleep(0.0005)
+        return False
 
     @property
     def _ident(self) -> int:
@@ -117,6 +141,14 @@ class _ResidentThread:
                 last, self._current = self._current, None
                 if last is not None:
                     self._on_finished(last, timed_out(last))
+
+
+def _is_logging(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _LOGGING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def thread_stacks() -> str:
