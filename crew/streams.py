@@ -25,7 +25,8 @@ class Sender:
     Args:
         correlation_id: whose body it is.
         reply_to: the caller's reply queue, if the body goes to a worker.
-        credit: up to which offset bytes may go.
+        credit: up to which offset bytes may go; with 0 nothing goes before the first credit, not even the end, for
+            until then nobody has said where to.
 
     Attributes:
         sent: up to which offset bytes have gone.
@@ -38,7 +39,7 @@ class Sender:
         self._correlation_id = correlation_id
         self._reply_to = reply_to
         self._credit = credit
-        self._pending: deque[bytes] = deque()
+        self._pending: deque[memoryview] = deque()
         self._pending_size = 0
         self._ended = False
 
@@ -60,16 +61,18 @@ class Sender:
     def write(self, data: bytes) -> None:
         """Take bytes of the body."""
         if data:
-            self._pending.append(data)
+            self._pending.append(memoryview(data))
             self._pending_size += len(data)
 
     def end(self) -> None:
         """Take note that there are no more."""
         self._ended = True
 
-    def grant(self, offset: int) -> None:
-        """Take the receiver's word for how far bytes may go. One that says less than another before is late."""
+    def grant(self, offset: int) -> bool:
+        """Take the receiver's word for how far bytes may go; return whether it is news and not one that came late."""
+        news = offset > self._credit
         self._credit = max(self._credit, offset)
+        return news
 
     def take(self) -> list[Chunk]:
         """Return the chunks that may go now."""
@@ -79,7 +82,7 @@ class Sender:
             self._pending_size -= len(data)
             last = self._ended and not self._pending
             chunks.append(self._chunk(data, last))
-        if self._ended and not self._pending and not self.finished:
+        if self._ended and not self._pending and not self.finished and self._credit:
             chunks.append(self._chunk(b'', True))
         return chunks
 
@@ -101,7 +104,7 @@ class Sender:
                 part = part[:size]
             size -= len(part)
             parts.append(part)
-        return parts[0] if len(parts) == 1 else b''.join(parts)
+        return b''.join(parts)
 
 
 class Receiver:
