@@ -19,7 +19,7 @@ running    accept that asks                    the worker died: *go*, or *stop* 
 running    dead letter                         the worker died: published again, or :class:`WorkerLost`
 running    run time over                       :class:`TimeoutError`; the worker is told
 running    reply that says there is more       streaming; the caller gets this part
-running    credit                              the caller gets it: more of the call's own body may go
+running    credit                              the caller gets it: more of the call's own body may go; time begins anew
 streaming  chunk                               the caller gets it; settled with the last one
 streaming  no chunk for as long as a run may   :class:`TimeoutError`, unless the caller's own end is what is slow
 streaming  accept that asks, dead letter       the worker died: *stop*, :class:`WorkerLost`
@@ -35,8 +35,8 @@ unknown    accept                              *cancel*
 =========  ==================================  =====================================================================
 
 (*sent* is all but unsent.) The rule: a call may start if no run of it can have begun; or once more, if it is
-idempotent, which its caller may know beforehand or its worker says in *accept*, and if no part of its body has gone to
-a worker beyond what the call itself carries. A redelivery without a *returned* note counts as a run that began, and so
+idempotent, which its caller may know beforehand or its worker says in *accept*, and if no worker has had leave to
+receive more of its body than the call itself carries. A redelivery without a *returned* note counts as a run that began, and so
 does every *go*.
 """
 
@@ -139,7 +139,7 @@ class _Flight(Generic[Waiter]):
     returned: bool = False  # whether the delivery before was put back unstarted
     timeout: float = 0.0  # of a run, as the worker says
     streaming: bool = False  # whether a part of the answer has come
-    spent: bool = False  # whether a part of the body has gone to a worker
+    spent: bool = False  # whether more of the body may have gone to a worker
 
 
 class Calls(Generic[Waiter]):
@@ -234,11 +234,6 @@ class Calls(Generic[Waiter]):
         flight = self._flights.get(correlation_id)
         return flight.inbox if flight is not None and flight.running else ''
 
-    def spend(self, correlation_id: str) -> None:
-        """Take note that a part of a call's body has gone to its worker, so that no other can run it."""
-        if correlation_id in self._flights:
-            self._flights[correlation_id].spent = True
-
     def pause(self, correlation_id: str) -> None:
         """Take note that a run waits for the caller's own end: what it reads from, or what it writes to, is slow."""
         flight = self._flights.get(correlation_id)
@@ -291,11 +286,14 @@ class Calls(Generic[Waiter]):
             return []
         if isinstance(message, Reply):
             flight.streaming = True
-        elif isinstance(message, Chunk) and not flight.streaming:
+        elif isinstance(message, Credit):
+            # What goes now is gone: it could not be given to another worker.
+            flight.spent = True
+        elif not flight.streaming:
             return []
         if isinstance(message, Chunk) and message.last:
             return self._settle(message.correlation_id, message)
-        if not isinstance(message, Credit) and flight.deadline != math.inf:
+        if flight.deadline != math.inf:
             self._renew(message.correlation_id, flight, now)
         return [Part(flight.waiter, message)]
 

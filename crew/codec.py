@@ -248,15 +248,13 @@ def _decode_credit(envelope: Envelope) -> Credit:
 
 
 def _encode_reset(reset: Reset) -> Envelope:
-    fields = {'reason': reset.reason, 'timeout': reset.timeout}
-    return _control('reset', reset.correlation_id, fields, reply_to=reset.reply_to)
+    return _control('reset', reset.correlation_id, {'reason': reset.reason, 'timeout': reset.timeout})
 
 
 def _decode_reset(envelope: Envelope) -> Reset:
     fields = _fields(envelope)
     return Reset(
         correlation_id=envelope.correlation_id,
-        reply_to=envelope.reply_to,
         reason=_text(fields.get('reason', '')),
         timeout=_flag(fields.get('timeout', False)),
     )

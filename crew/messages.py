@@ -168,17 +168,15 @@ class Credit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset:
-    """A body that has begun will not come to its end.
+    """An answer that has begun will not come to its end.
 
     Args:
-        correlation_id: whose body it is.
-        reply_to: the caller's reply queue, in a reset that goes to a worker.
+        correlation_id: whose answer it is.
         reason: why, for the log.
         timeout: whether it is because the task ran past its time.
     """
 
     correlation_id: str
-    reply_to: str = ''
     reason: str = ''
     timeout: bool = False
 

@@ -149,8 +149,6 @@ class Caller:
         inbox = self._calls.inbox(message.correlation_id)
         if self._link is None or not inbox:
             return
-        if isinstance(message, Chunk):
-            self._calls.spend(message.correlation_id)
         addressed = replace(message, reply_to=self._link.reply_to)
         self._link.channel.publish(codec.encode(addressed), inbox, mandatory=True)
 
