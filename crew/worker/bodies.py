@@ -31,10 +31,11 @@ class Input(io.RawIOBase):
 
     Args:
         signal: how the task's thread is woken.
-        want: called in the task's thread with the offset up to which it has read, whenever it needs more.
+        want: called in the task's thread with the offset up to which it has read, whenever it needs more, and with
+            whether it cannot go on without.
     """
 
-    def __init__(self, signal: Signal, want: Callable[[int], None]) -> None:
+    def __init__(self, signal: Signal, want: Callable[[int, bool], None]) -> None:
         super().__init__()
         # Nothing comes before it is wanted: a task that does not read costs no upload.
         self.receiver = Receiver(credit=0)
@@ -63,12 +64,16 @@ class Input(io.RawIOBase):
         Raises:
             OSError: the rest will not come: the client is gone.
         """
-        while not self._pieces:
-            if self._error is not None:
-                raise OSError(f'the rest of the body will not come: {self._error}') from self._error
-            if self._whole:
+        while True:
+            # Looked at before the pieces are: if the end has come by now, so have they.
+            whole, error = self._whole, self._error
+            if self._pieces:
+                break
+            if whole:
                 return 0
-            self._want(self._read)
+            if error is not None:
+                raise OSError(f'the rest of the body will not come: {error}') from error
+            self._want(self._read, True)
             self._signal.wait()
         piece = self._pieces[0]
         size = min(len(piece), len(buffer))
@@ -79,7 +84,7 @@ class Input(io.RawIOBase):
             self._pieces[0] = piece[size:]
         self._read += size
         if not self._whole and self.receiver.credit - self._read < WINDOW // 2:
-            self._want(self._read)
+            self._want(self._read, False)
         return size
 
     # In the connection's thread
@@ -134,11 +139,15 @@ class Output:
         Raises:
             BrokenPipeError: nobody takes them any more.
         """
+        self._check()
         self._written += len(data)
         self._pieces.append(data)
         self._wake()
         while self._error is None and self._written > self._granted:
             self._signal.wait()
+        self._check()
+
+    def _check(self) -> None:
         if self._error is not None:
             raise BrokenPipeError(f'nobody takes the answer any more: {self._error}') from self._error
 

@@ -35,6 +35,7 @@ from crew.worker.deliveries import (
     Held,
     Interrupt,
     Limits,
+    Ping,
     Publish,
     Replace,
     Republish,
@@ -214,8 +215,8 @@ class Consumer:
         self._connection = self._channel = self._notes = None
         self._consuming = []
         self._queues = {}
-        for run in self._runs.values():
-            run.fail_bodies(reason)
+        for held, run in self._runs.items():
+            self._break(held, run, reason)
         self._deliveries.lost()
 
     # From the broker
@@ -280,6 +281,8 @@ class Consumer:
                 continue
             del self._runs[held]
             self._clock.stop(run.slot)
+            # They know the run, and it them: what is unread should not wait for the collector of such circles.
+            run.input = run.output = None
             self._free_slots.append(run.slot)
             if held.orphaned:
                 log.warning('the answer to %s was dropped: the connection was lost while it ran', run.text)
@@ -319,7 +322,7 @@ class Consumer:
             held.delivery.channel.ack(held.delivery.tag)
         elif isinstance(action, Cancelled):
             self._runs[held].cancelled = True
-            self._runs[held].fail_bodies(ConnectionError('the caller is gone'))
+            self._break(held, self._runs[held], ConnectionError('the caller is gone'))
         elif isinstance(action, Interrupt):
             run = self._runs[held]
             log.warning('%s is stopped: %s', run.text, action.reason)
@@ -328,6 +331,8 @@ class Consumer:
             run.fail_bodies(TimeoutError(action.reason))
         elif isinstance(action, Republish):
             self._republish(held, action.runs)
+        elif isinstance(action, Ping):
+            self._ping(held)
         elif isinstance(action, Replace):
             self._replace(held)
 
@@ -388,13 +393,13 @@ class Consumer:
         """Take note that a run has written something; see :class:`crew.worker.runs.Owner`."""
         self._loop.call_soon_threadsafe(self._send_answer, run)
 
-    def wanted(self, run: Run, offset: int) -> None:
+    def wanted(self, run: Run, offset: int, waiting: bool) -> None:
         """Take note that a run needs more of its body; see :class:`crew.worker.runs.Owner`."""
-        self._loop.call_soon_threadsafe(self._grant, run, offset)
+        self._loop.call_soon_threadsafe(self._grant, run, offset, waiting)
 
     def _send_answer(self, run: Run, *, ended: bool = False) -> None:
         held, output = self._held.get(run), run.output
-        if held is None or output is None or held.orphaned:
+        if held is None or output is None or run.broken is not None:
             return
         if output.reply is not None:
             reply, output.reply = output.reply, None
@@ -405,20 +410,20 @@ class Consumer:
             held.delivery.channel.publish(codec.encode(chunk), held.call.reply_to, mandatory=True)
         self._keep_time(run, held, paused=output.sender.stalled)
 
-    def _grant(self, run: Run, offset: int) -> None:
+    def _grant(self, run: Run, offset: int, waiting: bool) -> None:
         held = self._held.get(run)
-        if held is None or run.input is None or held.orphaned:
+        if held is None or run.input is None or run.broken is not None:
             return
         credit = run.input.receiver.consumed(offset)
         if credit is not None:
             message = Credit(correlation_id=held.call.correlation_id, offset=credit)
             held.delivery.channel.publish(codec.encode(message), held.call.reply_to, mandatory=True)
-        self._keep_time(run, held, paused=run.input.receiver.received <= offset)
+        self._keep_time(run, held, paused=waiting and run.input.receiver.received <= offset)
 
     def _stream(self, message: Chunk | Credit) -> None:
         held = self._deliveries.find(message.reply_to, message.correlation_id)
         run = None if held is None else self._runs.get(held)
-        if held is None or run is None:
+        if held is None or run is None or run.broken is not None:
             return
         if isinstance(message, Credit):
             if run.output is not None:
@@ -429,18 +434,34 @@ class Consumer:
                 run.input.feed(message)
             except ProtocolError as error:
                 log.warning('%s: %s', run.text, error)
-                run.input.fail(error)
+                self._break(held, run, error)
             self._keep_time(run, held, paused=False)
 
     def _keep_time(self, run: Run, held: Held, *, paused: bool) -> None:
         """Let the time of a run begin anew, or stand still while it waits for the caller's own end."""
         now = time.monotonic()
         if paused:
-            self._deliveries.pause(held)
+            self._deliveries.pause(held, now=now)
         else:
             self._deliveries.progress(held, now=now)
-            self._alarm.set(held.due)
+        self._alarm.set(held.due)
         run.renew(now, paused=paused)
+
+    def _break(self, held: Held, run: Run, error: Exception) -> None:
+        run.fail_bodies(error)
+        if held.paused:
+            # What it waited for will not come, so from here on the time is its own.
+            self._keep_time(run, held, paused=False)
+
+    def _ping(self, held: Held) -> None:
+        output, correlation_id = self._runs[held].output, held.call.correlation_id
+        message: Chunk | Credit
+        if output is not None and output.sender.stalled:
+            message = Chunk(correlation_id=correlation_id, offset=output.sender.sent)
+        else:
+            body = self._runs[held].input
+            message = Credit(correlation_id=correlation_id, offset=0 if body is None else body.receiver.credit)
+        held.delivery.channel.publish(codec.encode(message), held.call.reply_to, mandatory=True)
 
     # Publishing to subscribers
 

@@ -17,10 +17,12 @@ ready    no slot will soon be free              given back, if the worker takes 
 ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
 running  50 ms are over                         the caller hears *accept*, so that it can cancel and keep the time
 running  the answer begins                      the caller hears *accept*, and then the part; its time begins anew
-running  it waits for the caller's own end      its time stands still until it has what it waits for
+running  it waits for the caller's own end      its time stands still until it has what it waits for; meanwhile it is
+                                                looked now and then whether the caller is still there
 running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply;
                                                 *reset* in the reply's place if it failed after its answer began
-running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see
+running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see,
+                                                and its time goes on
 running  its time is over                       overdue: the caller hears *timeout*, the thread gets ``SystemExit``
 overdue  finished                               acked
 overdue  ``kill_after`` is over                 the process must be replaced
@@ -53,6 +55,7 @@ __all__ = [
     'Held',
     'Interrupt',
     'Limits',
+    'Ping',
     'Publish',
     'Replace',
     'Republish',
@@ -71,6 +74,9 @@ ANSWER_WITHIN = 10.0
 
 #: When all slots have been taken for so long, what they run is not short, and nothing waits for them.
 GIVE_BACK_AFTER = 0.02
+
+#: How often a worker that waits for its caller's own end looks whether that is still there.
+PING_EVERY = 2.0
 
 LONGEST_RUN = 86400.0
 
@@ -226,13 +232,20 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Send the caller something that it knows already: it comes back if the caller is gone."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """Give the process up: the run of this delivery does not end."""
 
     held: Held
 
 
-Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Replace
+Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
 
 
 class Deliveries:
@@ -440,9 +453,11 @@ class Deliveries:
             held.started = now
             self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
 
-    def pause(self, held: Held) -> None:
+    def pause(self, held: Held, *, now: float) -> None:
         """Take note that a run waits for the caller's own end, which is not its own time."""
-        held.paused = True
+        if held.state is State.RUNNING and not held.paused:
+            held.paused = True
+            self._set_due(held, now + PING_EVERY)
 
     def finished(self, held: Held, outcome: Reply | Failure | None, *, now: float) -> list[Action]:
         """Take the end of a run. The same end may be reported twice.
@@ -492,8 +507,8 @@ class Deliveries:
             held.due = float('inf')
             return [Replace(held)]
         if held.paused:
-            held.due = now + held.timeout
-            return []
+            held.due = now + PING_EVERY
+            return [Ping(held)]
         if now < over:
             held.due = over
             if held.accepted or held.orphaned or not held.call.reply_to:

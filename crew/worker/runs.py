@@ -35,8 +35,8 @@ class Owner(Protocol):
     def answered(self, run: 'Run') -> None:
         """Take note that the run has written something of its answer."""
 
-    def wanted(self, run: 'Run', offset: int) -> None:
-        """Take note that the run has read its body up to ``offset``, and needs more."""
+    def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
+        """Take note that the run has read its body up to ``offset``, and needs more; perhaps it waits for that."""
 
 
 class Run:
@@ -53,10 +53,12 @@ class Run:
         timeout: how long it may run, in seconds.
         cancelled: whether its caller no longer waits. A long task may look, and stop.
         interrupted: whether its time was over, and ``SystemExit`` was raised in it.
+        broken: why nothing more comes of its body, and nobody takes its answer; None while all is well.
     """
 
     __slots__ = (
         '_clock',
+        'broken',
         'call',
         'cancelled',
         'input',
@@ -86,12 +88,13 @@ class Run:
         self.output: Output | None = None
         self.input: Input | None = None
         if call.more:
-            self.input = Input(owner.make_signal(), lambda offset: owner.wanted(self, offset))
+            self.input = Input(owner.make_signal(), lambda offset, waiting: owner.wanted(self, offset, waiting))
         self.slot = slot
         self.started = started
         self.timeout = timeout
         self.cancelled = False
         self.interrupted = False
+        self.broken: Exception | None = None
         self.text = f'call {call.correlation_id}'
         self._clock = clock
 
@@ -108,11 +111,15 @@ class Run:
         """
         owner = self.owner
         self.output = Output(self.call.correlation_id, owner.make_signal(), lambda: owner.answered(self))
+        if self.broken is not None:
+            # That may have come just before there was an output to be told.
+            self.output.fail(self.broken)
         self.output.begin(reply)
         return self.output
 
     def fail_bodies(self, error: Exception) -> None:
         """Let the task know that nothing more will come of its body, and that nobody takes its answer."""
+        self.broken = error
         if self.input is not None:
             self.input.fail(error)
         if self.output is not None:
@@ -166,7 +173,10 @@ def execute(task: Task, run: Run) -> Outcome:
     except BaseException as error:  # the task may raise anything, and the slot must live on
         if run.interrupted and isinstance(error, SystemExit):
             return timed_out(run)
-        log.error('%s raised', run.text, exc_info=error)
+        if run.broken is not None and error.__cause__ is run.broken:
+            log.info('%s has ended early: %s', run.text, error)
+        else:
+            log.error('%s raised', run.text, exc_info=error)
         return Failure(
             correlation_id=run.call.correlation_id,
             kind='refused' if isinstance(error, ProtocolError) else 'raised',
