@@ -8,6 +8,8 @@ that comes in parts is passed on as the client takes it: of neither is more here
 import asyncio
 import logging
 import re
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -152,17 +154,18 @@ class Handler(httputil.HTTPMessageDelegate):
         self._root = ''
         self._origin = Origin(('', 0), 'http')
         self._passed: HeaderPairs = ()
-        self._timer: asyncio.TimerHandle | None = None
         self._call_id: str | None = None
         # The body of the request: collected until it is sent on, then what the worker has not asked for yet.
         self._body: list[bytes] = []
         self._size = 0
+        self._body_timer: asyncio.TimerHandle | None = None
         self._dispatch_timer: asyncio.TimerHandle | None = None
         self._upload: Sender | None = None
         self._held_back: asyncio.Future[None] | None = None
         self._body_ended = False
         self._expects = False
         # The answer: what has come of it and the client has not taken yet.
+        self._client_timer: asyncio.TimerHandle | None = None
         self._answered = False
         self._download: Receiver | None = None
         self._rest: deque[memoryview] = deque()
@@ -172,6 +175,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._pumping = False
         self._discarding = False
         self._closing = False
+        self._unbounded = False
         self._paused = False
         self._status = 0
         self._written = 0
@@ -208,7 +212,7 @@ class Handler(httputil.HTTPMessageDelegate):
             self._dispatch()
         elif self._has_body:
             self._watch_body()
-            self._dispatch_timer = asyncio.get_running_loop().call_later(DISPATCH_AFTER, self._dispatch)
+            self._dispatch_timer = _call_later(DISPATCH_AFTER, self._dispatch)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Take a piece of the body; the next is read when what is returned is done."""
@@ -230,7 +234,7 @@ class Handler(httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """Take the end of the request."""
-        self._stop_timer()
+        self._stop_body_timer()
         self._body_ended = True
         if self._discarding:
             self._end()
@@ -238,15 +242,12 @@ class Handler(httputil.HTTPMessageDelegate):
         if self._upload is not None:
             self._upload.end()
             self._send_body()
-            if self._whole and not self._rest:
-                self._end()
             return
         self._dispatch()
 
     def on_connection_close(self) -> None:
         """Take note that the client hung up."""
-        self._stop_timer()
-        self._stop_dispatch_timer()
+        self._stop_timers()
         self._discarding = self._answered = True
         self._read_on()
         if self._call_id is not None:
@@ -319,7 +320,9 @@ class Handler(httputil.HTTPMessageDelegate):
     # Waiting for the body
 
     def _watch_body(self) -> None:
-        self._set_timer(self._server.limits.body_timeout, self._body_late)
+        self._stop_body_timer()
+        if self._call_id is not None or not self._answered:
+            self._body_timer = _call_later(self._server.limits.body_timeout, self._body_late)
 
     def _body_late(self) -> None:
         late = 'The body of the request did not come in time.'
@@ -329,19 +332,25 @@ class Handler(httputil.HTTPMessageDelegate):
         self._refuse(bad_request(late, 408))
         self._end()
 
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
     def _stop_dispatch_timer(self) -> None:
         if self._dispatch_timer is not None:
             self._dispatch_timer.cancel()
             self._dispatch_timer = None
 
-    def _set_timer(self, delay: float, callback: Callable[[], None]) -> None:
-        self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(delay, callback)
+    def _stop_client_timer(self) -> None:
+        if self._client_timer is not None:
+            self._client_timer.cancel()
+            self._client_timer = None
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_timers(self) -> None:
+        self._stop_body_timer()
+        self._stop_dispatch_timer()
+        self._stop_client_timer()
 
     # To the worker
 
@@ -385,7 +394,7 @@ class Handler(httputil.HTTPMessageDelegate):
         if call.more:
             # Nothing goes before the application reads, and nothing of the body is read either.
             self._upload = Sender(call.correlation_id, credit=0)
-            self._stop_timer()
+            self._stop_body_timer()
 
     def _send_body(self) -> Awaitable[None] | None:
         """Send what the worker takes of the body; return what is done when more may be read."""
@@ -396,16 +405,16 @@ class Handler(httputil.HTTPMessageDelegate):
         if not self._upload.pending:
             return None
         # Whoever reads slowly is the application; the client is not to blame.
-        self._stop_timer()
+        self._stop_body_timer()
         if self._held_back is None:
             self._held_back = asyncio.get_running_loop().create_future()
         return self._held_back
 
     def _granted(self, credit: Credit) -> None:
         """Take the worker's word for how far the body may go."""
-        if self._upload is None:
+        if self._upload is None or not self._upload.grant(credit.offset):
+            # The same once more is how a worker looks whether anybody is here.
             return
-        self._upload.grant(credit.offset)
         if self._expects and not self._answered:
             self._connection.stream.write(b'HTTP/1.1 100 Continue\r\n\r\n')
         self._expects = False
@@ -463,6 +472,8 @@ class Handler(httputil.HTTPMessageDelegate):
             return
         if isinstance(part, CrewError) or (part.last if isinstance(part, Chunk) else not part.more):
             self._call_id = None
+            # Nobody waits for the rest of the body any more.
+            self._stop_body_timer()
         try:
             if isinstance(part, CrewError):
                 self._failed(part)
@@ -519,8 +530,8 @@ class Handler(httputil.HTTPMessageDelegate):
         lengths = [value for name, value in response.headers if name.lower() == 'content-length']
         self._remaining = int(lengths[0]) if lengths and not whole else None
         # RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body.
-        unbounded = not whole and not lengths and self._start_line.version == 'HTTP/1.0'
-        self._closing = self._server.draining or early or unbounded
+        self._unbounded = not whole and not lengths and self._start_line.version == 'HTTP/1.0'
+        self._closing = self._server.draining or early or self._unbounded
         body = b'' if self._start_line.method == 'HEAD' else response.body
         self._write_head(response, body[:PIECE])
         self._written = min(len(body), PIECE)
@@ -585,7 +596,7 @@ class Handler(httputil.HTTPMessageDelegate):
 
     def _pump_on(self) -> None:
         self._pumping = False
-        self._stop_timer()
+        self._stop_client_timer()
         self._pump()
 
     def _credit(self, size: int) -> None:
@@ -607,33 +618,37 @@ class Handler(httputil.HTTPMessageDelegate):
         if not self._has_body:
             # Its end comes next.
             return
-        self._stop_timer()
+        self._stop_body_timer()
         self._upload = None
         self._read_on()
         # Who waits for 100 sends nothing, and a length that Tornado cannot count would draw its own answer behind ours.
         if self._expects or len(self._headers.get('Content-Length', '')) > COUNTABLE:
             self._end()
         else:
-            self._set_timer(LINGER, self._end)
+            self._body_timer = _call_later(LINGER, self._end)
 
     def _cut(self, why: str) -> None:
         """Close the connection in the middle of an answer: ended, it would look whole."""
         log.warning('the answer to request %s is cut: %s', self._request_id, why)
         self._note = self._note or f' (cut: {why})'
         self._log_access(self._status)
-        self._stop_timer()
+        self._stop_timers()
         if self._call_id is not None:
             self._server.caller.cancel(self._call_id)
             self._call_id = None
         self._rest.clear()
         self._discarding = True
         self._read_on()
-        self._connection.stream.close()
+        stream = self._connection.stream
+        if self._unbounded and not stream.closed():
+            # Its end is all that such a body has: a plain close would say that this was it, a reset does not.
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        stream.close()
         self._leave()
 
     def _end(self) -> None:
         """Tell Tornado that this was all, and see it leave."""
-        self._stop_timer()
+        self._stop_timers()
         stream = self._connection.stream
         if not stream.closed():
             self._connection.finish()
@@ -646,7 +661,7 @@ class Handler(httputil.HTTPMessageDelegate):
     def _await_client(self, then: Callable[[], None]) -> None:
         """Go on when all that was written has left, or the connection is closed, as that of a client that stalls is."""
         self._pumping = True
-        self._set_timer(self._server.limits.body_timeout, self._client_stalls)
+        self._client_timer = _call_later(self._server.limits.body_timeout, self._client_stalls)
         self._connection.stream.write(b'').add_done_callback(lambda _: then())
 
     def _client_stalls(self) -> None:
@@ -659,7 +674,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._connection.stream.close()
 
     def _sent(self) -> None:
-        self._stop_timer()
+        self._stop_timers()
         if self._closing:
             # Where the client asked for that, Tornado has done it.
             self._connection.stream.close()
@@ -696,6 +711,10 @@ class Handler(httputil.HTTPMessageDelegate):
                 }
             },
         )
+
+
+def _call_later(delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(delay, callback)
 
 
 def _reframed(response: Response, method: str, *, whole: bool) -> Response:
