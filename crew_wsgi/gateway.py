@@ -81,23 +81,24 @@ def run_application(
         Exception: whatever it raised.
     """
     execution = _Execution(environ, stream)
-    result = application(environ, execution.start_response)
     try:
-        # What has one piece is whole with it; nothing is to be gained by sending it before the end is known.
-        single = isinstance(result, (list, tuple)) and len(result) == 1
-        for piece in result:
-            execution.take(piece)
-            if execution.satisfied or cancelled():
-                break
-            if not single:
-                execution.flush()
+        result = application(environ, execution.start_response)
+        try:
+            # What has one piece is whole with it; nothing is to be gained by sending it before the end is known.
+            single = isinstance(result, (list, tuple)) and len(result) == 1
+            for piece in result:
+                execution.take(piece)
+                if execution.satisfied or cancelled():
+                    break
+                if not single:
+                    execution.flush()
+        finally:
+            close = getattr(result, 'close', None)
+            if close is not None:
+                close()
     except BrokenPipeError:
         if not cancelled():
             raise
-    finally:
-        close = getattr(result, 'close', None)
-        if close is not None:
-            close()
     # Asked again, because the application may have seen it first and left off by itself.
     return UNHEARD if cancelled() else execution.finish()
 
@@ -150,8 +151,10 @@ class _Execution:
         if self._status is None:
             raise ApplicationError('the body began before start_response was called')
         self._size += len(data)
+        if self._bodiless:
+            return
         excess = 0 if self._length is None else self._size - self._length
-        if excess > 0 and not self._bodiless:
+        if excess > 0:
             # Whoever reads the response would take what is too much for the beginning of the next one.
             if excess >= len(data):
                 return
@@ -161,8 +164,8 @@ class _Execution:
         self._pieces.append(data)
 
     def flush(self) -> None:
-        """Send what there is of the body, unless the response has none or is whole already."""
-        if self._bodiless or not self._pieces:
+        """Send what there is of the body, unless the response is whole already."""
+        if not self._pieces:
             return
         if not self._begun:
             if self._length is not None and self._size >= self._length:
@@ -181,7 +184,7 @@ class _Execution:
 
     @property
     def _headers_sent(self) -> bool:
-        return self._begun or bool(self._pieces)
+        return self._size > 0
 
     @staticmethod
     def _checked(status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from crew import deadlines, logs
 from crew.messages import Reply
@@ -20,7 +20,7 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL, safe_url
-from crew.worker.bodies import Output
+from crew.worker.bodies import Input, Output
 from crew.worker.consumer import Settings
 from crew.worker.deliveries import Limits, Terms
 from crew.worker.in_process import InProcessWorker
@@ -67,10 +67,7 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
         response = run_application(application, environ, _Answer(run), cancelled=lambda: run.cancelled)
         if response is None:
             return None
-        milliseconds = 1000 * (run.timeout - run.time_left())
-        # Frameworks log their own exceptions, but know no request id; this line beside it has it.
-        level = logging.WARNING if response.code >= 500 else logging.DEBUG
-        log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
+        _log_answer(run, response)
         return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
 
     return task
@@ -81,7 +78,33 @@ def _body(run: Run, request: Request) -> BinaryIO | None:
     if run.input is None:
         return None
     run.input.prepend(request.body)
-    return io.BufferedReader(run.input, READ_AHEAD)
+    return io.BufferedReader(_Body(run, run.input), READ_AHEAD)
+
+
+def _log_answer(run: Run, response: Response) -> None:
+    milliseconds = 1000 * (run.timeout - run.time_left())
+    # Frameworks log their own exceptions, but know no request id; this line beside it has it.
+    level = logging.WARNING if response.code >= 500 else logging.DEBUG
+    log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
+
+
+class _Body(io.RawIOBase):
+    """The body of a request as it comes. With each piece the time begins anew, that of the application's calls too."""
+
+    def __init__(self, run: Run, body: Input) -> None:
+        super().__init__()
+        self._run = run
+        self._body = body
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; see :class:`crew.worker.bodies.Input`."""
+        size = self._body.readinto(buffer)
+        deadlines.enter(self._run.timeout)
+        return size
 
 
 class _Answer:
@@ -93,6 +116,7 @@ class _Answer:
 
     def begin(self, response: Response) -> None:
         """Send the head."""
+        _log_answer(self._run, response)
         self._output = self._run.begin(
             Reply(
                 correlation_id=self._run.call.correlation_id,
@@ -106,6 +130,7 @@ class _Answer:
         """Send bytes of the body."""
         assert self._output is not None
         self._output.write(data)
+        deadlines.enter(self._run.timeout)
 
 
 def in_process(
