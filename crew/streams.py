@@ -141,10 +141,13 @@ class Receiver:
         return chunk.body
 
     def consumed(self, offset: int) -> int | None:
-        """Take note that everything up to ``offset`` has been read; return a new credit if it is time to grant one."""
+        """Take note that everything up to ``offset`` has been read; return a new credit if it is time to grant one.
+
+        When all has come, too: it says that the receiver still reads.
+        """
         credit = offset + self._window
         # Not for every byte: half a window on, so that the sender has not run dry meanwhile.
-        if self.ended or credit - self.credit < self._window // 2:
+        if credit - self.credit < self._window // 2:
             return None
         self.credit = credit
         return credit

@@ -55,6 +55,12 @@ COUNTABLE = len(str(2**62)) - 1
 DISPATCH_AT = 64 * 1024
 DISPATCH_AFTER = 0.1
 
+#: How often a client is looked for whose body is not read now.
+LOOK_EVERY = 1.0
+
+#: Two of the states of a connection in Linux's ``tcp_states.h``.
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
+
 MAX_BODY = 16 * 1024**3
 
 
@@ -406,9 +412,20 @@ class Handler(httputil.HTTPMessageDelegate):
             return None
         # Whoever reads slowly is the application; the client is not to blame.
         self._stop_body_timer()
+        self._body_timer = _call_later(LOOK_EVERY, self._look_for_client)
         if self._held_back is None:
             self._held_back = asyncio.get_running_loop().create_future()
         return self._held_back
+
+    def _look_for_client(self) -> None:
+        """Find out whether the client is still there: Tornado finds out by reading, and nothing is read now."""
+        stream = self._connection.stream
+        if self._held_back is None or stream.closed():
+            return
+        if _hung_up(stream.socket):
+            stream.close()
+        else:
+            self._body_timer = _call_later(LOOK_EVERY, self._look_for_client)
 
     def _granted(self, credit: Credit) -> None:
         """Take the worker's word for how far the body may go."""
@@ -711,6 +728,15 @@ class Handler(httputil.HTTPMessageDelegate):
                 }
             },
         )
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Return whether the other end has closed a connection, whatever of it is still to be read."""
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (TCP_CLOSE, TCP_CLOSE_WAIT)
+    except OSError:
+        # Not a TCP connection.
+        return False
 
 
 def _call_later(delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:

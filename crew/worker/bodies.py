@@ -83,7 +83,8 @@ class Input(io.RawIOBase):
         else:
             self._pieces[0] = piece[size:]
         self._read += size
-        if not self._whole and self.receiver.credit - self._read < WINDOW // 2:
+        # When all has come, too: whoever reads makes progress, and its caller should know.
+        if self.receiver.credit - self._read < WINDOW // 2:
             self._want(self._read, False)
         return size
 
