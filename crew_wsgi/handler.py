@@ -420,11 +420,10 @@ class Handler(httputil.HTTPMessageDelegate):
     def _look_for_client(self) -> None:
         """Find out whether the client is still there: Tornado finds out by reading, and nothing is read now."""
         stream = self._connection.stream
-        if self._held_back is None or stream.closed():
-            return
-        if _hung_up(stream.socket):
+        if stream.closed() or _hung_up(stream.socket):
             stream.close()
-        else:
+            self.on_connection_close()
+        elif self._held_back is not None:
             self._body_timer = _call_later(LOOK_EVERY, self._look_for_client)
 
     def _granted(self, credit: Credit) -> None:
@@ -595,6 +594,10 @@ class Handler(httputil.HTTPMessageDelegate):
         if self._pumping:
             return
         stream = self._connection.stream
+        if stream.closed():
+            # Tornado does not say so while it still reads the request, or would.
+            self.on_connection_close()
+            return
         while self._rest and not stream.closed():
             if stream.writing():
                 self._mind_clock()
