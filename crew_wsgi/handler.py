@@ -58,7 +58,7 @@ DISPATCH_AFTER = 0.1
 #: How often a client is looked for whose body is not read now.
 LOOK_EVERY = 1.0
 
-#: Two of the states of a connection in Linux's ``tcp_states.h``.
+#: States of a connection in Linux's ``tcp_states.h``: it was reset, and the other end sends no more.
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
 MAX_BODY = 16 * 1024**3
@@ -363,8 +363,10 @@ class Handler(httputil.HTTPMessageDelegate):
     def _dispatch(self) -> None:
         """Send the request on, with what has come of its body."""
         self._stop_dispatch_timer()
-        if self._connection.stream.closed():
+        stream = self._connection.stream
+        if stream.closed() or _tcp_state(stream.socket) == TCP_CLOSE:
             # What came before a reset is read to its end, but nobody is there any more.
+            stream.close()
             self.on_connection_close()
             return
         # From here on Tornado tells of a client that hangs up by this callback alone.
@@ -420,7 +422,7 @@ class Handler(httputil.HTTPMessageDelegate):
     def _look_for_client(self) -> None:
         """Find out whether the client is still there: Tornado finds out by reading, and nothing is read now."""
         stream = self._connection.stream
-        if stream.closed() or _hung_up(stream.socket):
+        if stream.closed() or _tcp_state(stream.socket) in (TCP_CLOSE, TCP_CLOSE_WAIT):
             stream.close()
             self.on_connection_close()
         elif self._held_back is not None:
@@ -733,13 +735,12 @@ class Handler(httputil.HTTPMessageDelegate):
         )
 
 
-def _hung_up(connection: socket.socket) -> bool:
-    """Return whether the other end has closed a connection, whatever of it is still to be read."""
+def _tcp_state(connection: socket.socket) -> int:
+    """Return the state of a connection, whatever of it is still to be read; 0 if it is not one of TCP."""
     try:
-        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (TCP_CLOSE, TCP_CLOSE_WAIT)
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        # Not a TCP connection.
-        return False
+        return 0
 
 
 def _call_later(delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:

@@ -39,6 +39,26 @@ class Owner(Protocol):
         """Take note that the run has read its body up to ``offset``, and needs more; perhaps it waits for that."""
 
 
+class _Nobody:
+    """The owner of a run outside of any worker, who has nothing to give to anybody."""
+
+    def publish(self, publication: Publication) -> None:
+        """Drop it."""
+
+    def make_signal(self) -> Signal:
+        """Refuse: nobody would set it."""
+        raise RuntimeError('a run outside of any worker has no bodies in parts')
+
+    def answered(self, run: 'Run') -> None:
+        """Drop it."""
+
+    def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
+        """Drop it."""
+
+
+NOBODY = _Nobody()
+
+
 class Run:
     """One run of a call, in one slot of this process.
 
@@ -79,8 +99,8 @@ class Run:
         timeout: float,
         started: float,
         clock: Clock,
-        task: str,
-        owner: Owner,
+        task: str = '',
+        owner: Owner = NOBODY,
     ) -> None:
         self.call = call
         self.task = task
