@@ -36,8 +36,8 @@ unknown    accept                              *cancel*
 
 (*sent* is all but unsent.) The rule: a call may start if no run of it can have begun; or once more, if it is
 idempotent, which its caller may know beforehand or its worker says in *accept*, and if no worker has had leave to
-receive more of its body than the call itself carries. A redelivery without a *returned* note counts as a run that began, and so
-does every *go*.
+receive more of its body than the call itself carries. A redelivery without a *returned* note counts as a run that
+began, and so does every *go*.
 """
 
 import heapq
