@@ -27,7 +27,8 @@ def build_environ(
     environ: dict[str, Any] = {
         'REQUEST_METHOD': request.method,
         'SCRIPT_NAME': _unquoted(request.root + request.mount),
-        'PATH_INFO': _unquoted(path.removeprefix(request.mount)),
+        # Decoded first: the client may have encoded the mount in another way.
+        'PATH_INFO': _unquoted(path).removeprefix(_unquoted(request.mount)),
         'QUERY_STRING': query,
         'REQUEST_URI': request.target,
         'RAW_URI': request.target,

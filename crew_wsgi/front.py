@@ -9,13 +9,15 @@ import signal
 import socket
 import ssl
 import sys
+import time
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tornado import httputil
-from tornado.httpserver import HTTPServer
 
 from crew import logs, topology
 from crew.exceptions import BrokerRefused
@@ -30,11 +32,13 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL
-from crew_wsgi.forwarded import Proxies, read_networks
+from crew_wsgi.forwarded import Network, Proxies, read_networks
 from crew_wsgi.handler import NO_PROXIES, Handler, Limits, Server
+from crew_wsgi.http1 import Connection, Exchange, HttpServer, Times
 from crew_wsgi.options import add_broker
+from crew_wsgi.problems import Problem
 from crew_wsgi.routes import Route, Routes, read_route, read_table
-from crew_wsgi.sockets import describe, inherited_sockets, open_sockets, remove
+from crew_wsgi.sockets import describe, inherited_sockets, open_sockets
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,16 +49,22 @@ __all__ = ['Front', 'main']
 
 log = logging.getLogger('crew_wsgi.front')
 
-IDLE_TIMEOUT = 75.0
 
-# Tornado answers a longer head by closing the connection; up to this it reaches our own check, which says 431.
-TORNADO_HEAD = 8
+class Request(Handler):
+    """A request of a front; one that is malformed gets an answer of the front, and a line in the access log, too."""
 
-# Our own limits say 413; Tornado's would say 400.
-UNLIMITED = 2**62
+    def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+        """Answer that the request is malformed (:class:`crew_wsgi.http1.Delegate`)."""
+        if not self.started:
+            self._server.enter(self)
+            self._started = time.monotonic()
+            self._start_line = start_line
+            self._request_id = uuid4().hex
+        if not self._discarding:
+            self._refuse(problem)
 
 
-class Front(httputil.HTTPServerConnectionDelegate):
+class Front:
     """An HTTP server in front of a queue. Lives on one asyncio loop.
 
     Args:
@@ -78,21 +88,15 @@ class Front(httputil.HTTPServerConnectionDelegate):
     ) -> None:
         self._engine = engine
         self._server = Server(engine.caller, routes, limits, proxies=proxies, root_path=root_path)
-        self._handlers: weakref.WeakKeyDictionary[object, Handler] = weakref.WeakKeyDictionary()
-        self._http = HTTPServer(
-            self,
-            idle_connection_timeout=IDLE_TIMEOUT,
-            max_header_size=limits.max_head * TORNADO_HEAD,
-            max_body_size=UNLIMITED,
-            max_buffer_size=UNLIMITED,
-            ssl_options=tls,
-        )
+        self._requests: weakref.WeakKeyDictionary[Connection, Request] = weakref.WeakKeyDictionary()
+        # Whoever takes long over a body may not take longer over a head.
+        times = Times(head=min(Times().head, limits.body_timeout))
+        self._http = HttpServer(self._begin, limits.max_head, times, tls=tls)
 
-    def start_request(self, server_conn: object, request_conn: Any) -> Handler:
-        """Make the delegate of the next request of a connection (Tornado's ``HTTPServerConnectionDelegate``)."""
-        handler = Handler(self._server, request_conn)
-        self._handlers[server_conn] = handler
-        return handler
+    def _begin(self, connection: Connection, exchange: Exchange) -> Request:
+        request = Request(self._server, exchange)
+        self._requests[connection] = request
+        return request
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections, and connect to the broker."""
@@ -111,9 +115,9 @@ class Front(httputil.HTTPServerConnectionDelegate):
         self._http.stop()
         draining = asyncio.ensure_future(self._server.drain())
         await asyncio.sleep(0)
-        for server_conn, handler in list(self._handlers.items()):
-            if not handler.started:
-                server_conn.stream.close()  # type: ignore[attr-defined]
+        for connection, request in list(self._requests.items()):
+            if not request.started:
+                connection.stream.close()
         await asyncio.wait({draining}, timeout=graceful_timeout)
         abandoned = len(self._server.open)
         if abandoned:
@@ -140,6 +144,7 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
         networks=options.trusted_proxies or (),
         local=bool(options.trusted_proxies),
         others=options.forwarded or ('drop' if options.trusted_proxies else 'pass'),
+        fields=options.proxy_fields,
     )
     front = Front(engine, routes, limits, proxies=proxies, root_path=options.root_path, tls=tls)
     stop, stop_now = _watch_signals()
@@ -208,7 +213,7 @@ def add_address(to: argparse.ArgumentParser) -> None:
     to.add_argument('--host', default='127.0.0.1', help='address to listen on (default: %(default)s)')
     to.add_argument('--port', type=_port, default=8888, help='port to listen on (default: %(default)s)')
     to.set_defaults(bind=None, certfile=None, keyfile=None, trusted_proxies=None, forwarded=None, root_path='')
-    to.set_defaults(routes=None)
+    to.set_defaults(routes=None, proxy_fields='either')
 
 
 def add_surroundings(to: argparse.ArgumentParser) -> None:
@@ -229,6 +234,13 @@ def add_surroundings(to: argparse.ArgumentParser) -> None:
         metavar='CIDRS',
         help='addresses of proxies, such as 10.0.0.0/8,::1, whose Forwarded and X-Forwarded-* fields are believed; '
         'unix sockets are, too',
+    )
+    group.add_argument(
+        '--proxy-fields',
+        choices=('either', 'forwarded', 'x-forwarded'),
+        default='either',
+        help='which fields the proxies write; a client can claim anything in those that they pass on unwritten '
+        '(default: Forwarded where there is no X-Forwarded-For)',
     )
     group.add_argument(
         '--forwarded',
@@ -324,7 +336,7 @@ def _port(text: str) -> int:
     return value
 
 
-def _networks(text: str) -> Sequence[object]:
+def _networks(text: str) -> list[Network]:
     try:
         return read_networks(text)
     except ValueError as error:
@@ -348,16 +360,20 @@ def _route(text: str) -> Route:
 def _routes_file(text: str) -> list[Route]:
     try:
         with Path(text).open('rb') as file:
-            return read_table(tomllib.load(file).get('route', []))
-    except (OSError, ValueError, TypeError) as error:
+            return read_table(tomllib.load(file))
+    except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f'{text}: {error}') from None
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     if not options.certfile:
+        if options.keyfile:
+            raise ValueError('--keyfile needs --certfile')
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.certfile, options.keyfile)
+    context.set_alpn_protocols(['http/1.1'])
+    # Without a password OpenSSL would ask for that of an encrypted key on the terminal.
+    context.load_cert_chain(options.certfile, options.keyfile, password='')
     return context
 
 
@@ -378,24 +394,23 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         named = f'--certfile {options.certfile}: ' if isinstance(error, OSError) else ''
         return _fail(f'{named}{error}')
-    sockets = inherited_sockets()
-    opened: list[str] = []
-    try:
+    with ExitStack() as at_end:
+        try:
+            sockets = inherited_sockets()
+        except (OSError, ValueError) as error:
+            return _fail(f'cannot use the sockets of LISTEN_FDS: {error}')
         for bind in options.bind or ([] if sockets else [_address(options)]):
             try:
-                sockets += open_sockets(bind)
-                opened.append(bind)
+                sockets += open_sockets(bind, at_end)
             except OSError as error:
                 reason = error.strerror or error
                 return _fail(f'cannot listen on {bind}: {reason}; choose another --host, --port or --bind')
             except ValueError as error:
                 return _fail(f'--bind: {error}')
-        return asyncio.run(serve(options, sockets, tls))
-    except BrokerRefused as error:
-        return _fail(str(error))
-    finally:
-        for bind in opened:
-            remove(bind)
+        try:
+            return asyncio.run(serve(options, sockets, tls))
+        except BrokerRefused as error:
+            return _fail(str(error))
 
 
 def _address(options: argparse.Namespace) -> str:
