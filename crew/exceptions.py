@@ -102,6 +102,10 @@ class RemoteError(TaskError):
             # Shown below the local traceback when nobody catches it.
             self.add_note(f'The task raised it here:\n{traceback.rstrip()}')
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be pickled and copied: by a process pool, say."""
+        return type(self), (self.type, self.message), self.__dict__
+
 
 class ConnectionError(CrewError, builtins.ConnectionError):
     """Raised when the broker cannot be reached, or was lost while the call was in flight.

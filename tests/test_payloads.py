@@ -298,7 +298,7 @@ def test_a_content_encoding_that_is_unknown_is_refused(encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ('encoding', 'body'), [('', b'1'), ('identity', b'1'), ('plain', b'1'), ('GZIP', gzip.compress(b'1'))]
+    ('encoding', 'body'), [('', b'1'), ('identity', b'1'), ('plain', b'1'), ('GZIP', gzip.compress(b'1', mtime=0))]
 )
 def test_a_content_encoding_that_is_known_is_read(encoding: str, body: bytes) -> None:
     assert unpack(Payload(body, JSON, encoding), HARMLESS) == 1
@@ -362,7 +362,9 @@ class Evil:
         return self._call
 
 
-@pytest.mark.parametrize('accept', [(), HARMLESS, {'json'}, accepted({'text', 'bytes'})], ids=str)
+@pytest.mark.parametrize(
+    'accept', [(), HARMLESS, {'json'}, accepted({'text', 'bytes'})], ids=['none', 'usual', 'json', 'named']
+)
 @every_gzip
 def test_a_pickle_that_was_not_opted_into_runs_nothing(tmp_path: Path, accept: Any, zipped: bool | None) -> None:
     touched = tmp_path / 'touched'

@@ -1,5 +1,7 @@
 """Tasks in threads: stopped from outside when their time is over, always reported, never hit by another's interrupt."""
 
+import io
+import logging
 import random
 import sys
 import threading
@@ -288,3 +290,19 @@ def test_no_interrupt_is_lost_or_leaks_into_another_run(bench: Bench, hasty_swit
         outcome = bench.outcome(run)
         assert kind(outcome) in (('reply', 'timeout') if hit else ('reply',))
         del bench.tasks[run]
+
+
+def test_a_task_that_is_stopped_while_it_logs_leaves_the_lock_to_others(bench: Bench) -> None:
+    handler = logging.StreamHandler(io.StringIO())
+    logger = logging.Logger('a task')
+    logger.addHandler(handler)
+
+    def logs(run: Run) -> Outcome:
+        while True:
+            logger.info('a line')
+
+    for _ in range(200):
+        assert kind(bench.outcome(bench.start_and_interrupt(logs))) == 'timeout'
+        assert handler.lock is not None
+        assert handler.lock.acquire(timeout=1), 'a thread has kept the lock'
+        handler.lock.release()

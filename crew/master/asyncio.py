@@ -64,11 +64,17 @@ class Client(BaseClient[CallFuture]):
             A future, done when it is closed.
         """
         self._closed = True
-        if self._running is None:
+        if self._running is None or self._loop is None or self._loop.is_closed():
             return self._done()
         return self._do(lambda engine: engine.close())
 
     # The loop
+
+    def _forget_parent(self) -> None:
+        super()._forget_parent()
+        if self._running is not None:
+            _inherited.append(self._running)
+        self._running = self._loop = None
 
     def _post(self, action: Callable[[Engine], None]) -> None:
         action(self._started())
@@ -79,6 +85,8 @@ class Client(BaseClient[CallFuture]):
         if self._running is None or (self._loop is not loop and self._loop is not None and self._loop.is_closed()):
             if self._closed:
                 raise ConnectionError('the client is closed')
+            # What was in flight on the first one was lost with it.
+            self._ids.clear()
             self._loop = loop
             self._running = self._engine(loop)
             self._running.start()
@@ -119,9 +127,8 @@ class Client(BaseClient[CallFuture]):
         return pending.future
 
     def _invoke(self, callback: Callable[..., Any], args: tuple[Any, ...], done: Callable[[], None]) -> None:
-        assert self._loop is not None
         # Not from here: this may be within the very call that the callback was given to.
-        self._loop.call_soon(self._call_back, callback, args, done)
+        self._current_loop().call_soon(self._call_back, callback, args, done)
 
     def _call_back(self, callback: Callable[..., Any], args: tuple[Any, ...], done: Callable[[], None]) -> None:
         try:
@@ -135,11 +142,21 @@ class Client(BaseClient[CallFuture]):
             return
 
         def awaited(future: 'asyncio.Future[Any]') -> None:
+            _called.discard(future)
             if not future.cancelled() and future.exception() is not None:
                 log.error('the callback %r failed', callback, exc_info=future.exception())
             done()
 
-        asyncio.ensure_future(result).add_done_callback(awaited)
+        future = asyncio.ensure_future(result)
+        _called.add(future)
+        future.add_done_callback(awaited)
+
+
+# Kept in a child process as they are: to close or collect them would reach into the parent's sockets.
+_inherited: list[Engine] = []
+
+# Callbacks that are awaited: the loop itself holds its tasks weakly.
+_called: 'set[asyncio.Future[Any]]' = set()
 
 
 def _cancel(task: 'asyncio.Task[None]') -> None:

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from crew import codec, topology
 from crew.calls import Action, Calls, Part, Settle, Tell
 from crew.envelope import Envelope
-from crew.exceptions import Blocked, ConnectionError, CrewError, ProtocolError
+from crew.exceptions import Blocked, BrokerRefused, ConnectionError, CrewError, ProtocolError
 from crew.messages import Call, Chunk, Credit, Reply, Stop
 from crew.topology import Queue
 from crew.transports.alarm import Alarm
@@ -19,6 +20,8 @@ from crew.transports.base import Channel, Connection, Delivery
 __all__ = ['Caller', 'Counters', 'OnSettled']
 
 log = logging.getLogger(__name__)
+
+_SHARED = (ConnectionError, BrokerRefused)
 
 #: Called with the outcome of a call: a whole reply, the last chunk, or an error. Before that, parts of a long one: a
 #: reply that says there is more, chunks, and credits for a call that has more itself.
@@ -125,7 +128,7 @@ class Caller:
         """
         link = self._usable()
         if self._refused is not None:
-            raise self._refused
+            raise copy(self._refused)
         if link is not None and not exchange:
             self.send(call, routing_key, on_settled)
             return
@@ -166,9 +169,17 @@ class Caller:
         self._unsent.pop(correlation_id, None)
         self._do(self._calls.cancel(correlation_id))
 
-    def _usable(self) -> _Link | None:
+    def check_blocked(self) -> None:
+        """Look whether the broker takes messages.
+
+        Raises:
+            Blocked: it has said that it takes none now.
+        """
         if self._link is not None and self._link.blocked:
             raise Blocked('the broker takes no messages now: it has raised a memory or disk alarm')
+
+    def _usable(self) -> _Link | None:
+        self.check_blocked()
         return self._link
 
     def _send_unsent(self, link: _Link) -> None:
@@ -268,7 +279,9 @@ class Caller:
     def _do(self, actions: list[Action[OnSettled]]) -> None:
         for action in actions:
             if isinstance(action, Settle):
-                self._give(action.waiter, action.outcome)
+                outcome = action.outcome
+                # One error may be many callers'; raised again and again, its traceback would grow.
+                self._give(action.waiter, copy(outcome) if isinstance(outcome, _SHARED) else outcome)
             elif isinstance(action, Part):
                 self._give(action.waiter, action.message)
             elif self._link is None:

@@ -4,8 +4,11 @@ A face derives from :class:`BaseClient` and adds its framework's way to wait (a 
 back, and to reach the loop on which the connection lives. Everything else is here, once.
 """
 
+import contextlib
 import itertools
 import logging
+import math
+import os
 import threading
 import time
 import weakref
@@ -18,7 +21,7 @@ from uuid import uuid4
 from crew import codec, topology
 from crew.deadlines import bounded, time_left
 from crew.envelope import Envelope
-from crew.exceptions import CrewError, DuplicateTaskId, PayloadError, ProtocolError
+from crew.exceptions import ConnectionError, CrewError, DuplicateTaskId, PayloadError, ProtocolError
 from crew.master.caller import Counters
 from crew.master.engine import Engine
 from crew.master.parallel import Parallel
@@ -148,10 +151,11 @@ class BaseClient(ABC, Generic[F]):
         self._accept = accepted(accept)
         self._queues = [topology.task_queue(task, queue_type) for task in tasks]
         self._name = name
-        self._ids: set[str] = set()
+        self._ids: dict[str, Call] = {}
         self._subscribers: dict[str, list[Callable[[Any], Any]]] = {}
-        # Taken for moments only, never while anything is waited for.
-        self._lock = threading.Lock()
+        # Taken for moments only, never while anything is waited for; a signal's handler may come in between.
+        self._lock = threading.RLock()
+        _clients.add(self)
 
     # Calling
 
@@ -293,6 +297,7 @@ class BaseClient(ABC, Generic[F]):
         )
         id = outgoing.call.correlation_id
         if callback is not None:
+            self._expect_callbacks()
             self._send(outgoing, _CalledBack(self, callback))
             return id
         pending = self._pending(lambda: self.cancel(id))
@@ -306,8 +311,8 @@ class BaseClient(ABC, Generic[F]):
             correlation_id: its id. That of a call which is over is fine.
         """
         with self._lock:
-            self._ids.discard(correlation_id)
-        self._post(lambda engine: engine.caller.cancel(correlation_id))
+            self._ids.pop(correlation_id, None)
+        self._post_if_open(lambda engine: engine.caller.cancel(correlation_id))
 
     def parallel(self) -> Parallel:
         """Make several calls at once with a :class:`Parallel`, and get their results in the order of the calls.
@@ -337,13 +342,15 @@ class BaseClient(ABC, Generic[F]):
         if not expiration > 0:
             raise ValueError(f'expiration must be a positive number of seconds, not {expiration!r}')
         payload = pack(data, serializer, gzip=gzip, gzip_level=gzip_level)
+        if timeout is None and time_left() is not None:
+            timeout = math.inf
         call = Call(
             correlation_id=uuid4().hex if set_cid is None else str(set_cid),
             body=payload.body,
             content_type=payload.content_type,
             content_encoding=payload.content_encoding,
             expiration=bounded(expiration),
-            timeout=time_left() if timeout is None else bounded(timeout),
+            timeout=None if timeout is None else bounded(timeout),
             priority=priority,
             persistent=persistent,
             sent=time.time(),
@@ -356,7 +363,7 @@ class BaseClient(ABC, Generic[F]):
             with self._lock:
                 if call.correlation_id in self._ids:
                     raise DuplicateTaskId(f'a call with the id {call.correlation_id!r} is in flight already')
-                self._ids.add(call.correlation_id)
+                self._ids[call.correlation_id] = call
         return Outgoing(call, key, exchange)
 
     def _send(self, outgoing: Outgoing, pending: Pending[Any]) -> None:
@@ -369,7 +376,9 @@ class BaseClient(ABC, Generic[F]):
                 outcome = ProtocolError('the answer comes in parts, which is not understood here')
             if self._ids:
                 with self._lock:
-                    self._ids.discard(call.correlation_id)
+                    # Given up, its id may be another call's by now.
+                    if self._ids.get(call.correlation_id) is call:
+                        del self._ids[call.correlation_id]
             if isinstance(outcome, CrewError):
                 pending.reject(outcome)
                 return
@@ -386,7 +395,10 @@ class BaseClient(ABC, Generic[F]):
             except CrewError as error:
                 settled(error)
 
-        self._post(send)
+        try:
+            self._post(send)
+        except ConnectionError as error:
+            settled(error)
 
     # Publishing and subscribing
 
@@ -455,6 +467,7 @@ class BaseClient(ABC, Generic[F]):
             ValueError: the channel has no name, or one that is too long.
         """
         Publication(channel=channel)  # checks the name
+        self._expect_callbacks()
         with self._lock:
             self._subscribers.setdefault(channel, []).append(callback)
         return self._do(lambda engine: engine.subscribe(channel, self._patience))
@@ -494,7 +507,7 @@ class BaseClient(ABC, Generic[F]):
 
         def one_done() -> None:
             if next(left) == 0:
-                done()
+                self._post_if_open(lambda engine: done())
 
         for callback in callbacks:
             self._invoke(callback, (value,), one_done)
@@ -533,8 +546,9 @@ class BaseClient(ABC, Generic[F]):
                 log.warning('dropped a message from %s: %s', queue, error)
                 ack()
             else:
-                self._invoke(callback, (value, headers), lambda: self._post(lambda engine: ack()))
+                self._invoke(callback, (value, headers), lambda: self._post_if_open(lambda engine: ack()))
 
+        self._expect_callbacks()
         return self._do(lambda engine: engine.consume(queue, prefetch, on_message, self._patience))
 
     def cancel_consume(self, queue: str) -> F:
@@ -584,7 +598,16 @@ class BaseClient(ABC, Generic[F]):
 
     @abstractmethod
     def _post(self, action: Callable[[Engine], None]) -> None:
-        """Do something on the loop of the connection, in order; from any thread that the framework allows."""
+        """Do something on the loop of the connection, in order; from any thread that the framework allows.
+
+        Raises:
+            ConnectionError: the client is closed.
+        """
+
+    def _post_if_open(self, action: Callable[[Engine], None]) -> None:
+        """Do something on the loop of the connection that means nothing any more when the client is closed."""
+        with contextlib.suppress(ConnectionError):
+            self._post(action)
 
     @abstractmethod
     def _do(self, action: Callable[[Engine], Awaitable[None]]) -> F:
@@ -605,6 +628,9 @@ class BaseClient(ABC, Generic[F]):
         Called on the loop of the connection. What the callback raises is logged.
         """
 
+    def _expect_callbacks(self) -> None:
+        """Take note that callbacks may come from now on, whatever else the program waits for."""
+
     def _engine(self, loop: Any) -> Engine:
         """Make the connection's end on a loop."""
         self_ref = weakref.ref(self)
@@ -614,7 +640,7 @@ class BaseClient(ABC, Generic[F]):
             if client is not None:
                 client._published(publication, done)
 
-        return Engine(
+        engine = Engine(
             loop,
             self._urls,
             self._queues,
@@ -624,10 +650,31 @@ class BaseClient(ABC, Generic[F]):
             counters=self.counters,
             name=self._name,
         )
+        for channel in self._subscribers:
+            engine.subscriptions.add(channel)
+        return engine
+
+    def _forget_parent(self) -> None:
+        """Begin anew in a child process: the connection is the parent's, with all that is done there."""
+        self._ids.clear()
+        self._subscribers.clear()
+        # Another thread of the parent may have held it.
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         urls = ', '.join(map(addresses.safe_url, self._urls))
         return f'<{type(self).__module__}.{type(self).__name__} {urls}>'
+
+
+_clients: 'weakref.WeakSet[BaseClient[Any]]' = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    for client in list(_clients):
+        client._forget_parent()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
 
 
 class _CalledBack:

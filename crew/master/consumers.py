@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from crew import topology
 from crew.envelope import Envelope
-from crew.exceptions import CrewError
+from crew.exceptions import ConnectionError, CrewError
 from crew.transports.base import Channel, Connection, Delivery
 
 __all__ = ['Consumers', 'OnMessage']
@@ -23,6 +23,8 @@ OnMessage: TypeAlias = Callable[[Envelope, Callable[[], None]], None]
 
 #: How long after a queue is gone it is looked for again, in seconds.
 RETRY = 1.0
+
+SETTLED = 0.1
 
 
 class _Consumer:
@@ -55,13 +57,19 @@ class _Consumer:
     def _arrived(self, delivery: Delivery) -> None:
         self._on_message(delivery.envelope, lambda: delivery.channel.ack(delivery.tag))
 
+    def fail(self, error: CrewError) -> None:
+        """Tell who waits for the begin that it will not come."""
+        if not self.begun.done():
+            self.begun.set_exception(error)
+            self.begun.exception()  # seen: perhaps nobody waits any more
+
     async def stop(self) -> None:
         """Consume no more; what was not acknowledged goes back into the queue.
 
         Raises:
             ConnectionError: the connection was lost meanwhile, so nothing is consumed any more anyway.
         """
-        self.begun.cancel()
+        self.fail(ConnectionError(f'the queue {self.queue!r} is consumed no more'))
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.cancel(self._tag)
@@ -92,6 +100,11 @@ class Consumers:
         self._connection = None
         for task in self._tasks:
             task.cancel()
+
+    def close(self) -> None:
+        """Fail whatever has not begun: there will be no connection any more."""
+        for consumer in self._consumers.values():
+            consumer.fail(ConnectionError('the client was closed'))
 
     async def consume(self, queue: str, prefetch: int, on_message: OnMessage) -> None:
         """Consume a queue, now or with the next connection, and again after each reconnect; return when it has begun.
@@ -130,13 +143,18 @@ class Consumers:
 
     async def _start(self, consumer: _Consumer, connection: Connection, delay: float) -> None:
         await asyncio.sleep(delay)
+        started = False
 
         def is_wanted() -> bool:
             return self._consumers.get(consumer.queue) is consumer and self._connection is connection
 
         def on_closed(reason: Exception) -> None:
-            # Before it has begun, start() raises it.
-            if consumer.begun.done() and is_wanted():
+            # Before it has started, start() raises it.
+            if started:
+                try_again(reason)
+
+        def try_again(reason: Exception) -> None:
+            if is_wanted():
                 log.warning('%s is consumed no more: %s; trying again in %g s', consumer.queue, reason, RETRY)
                 self._start_later(consumer, connection, RETRY)
 
@@ -144,7 +162,12 @@ class Consumers:
             return
         try:
             await consumer.start(connection, on_closed)
+            started = True
         except CrewError as error:
-            if not consumer.begun.done() and is_wanted():
+            # Whether only the channel was lost, or the connection with it, is known a moment later.
+            await asyncio.sleep(SETTLED)
+            if consumer.begun.done():
+                try_again(error)
+            elif is_wanted():
                 del self._consumers[consumer.queue]
-                consumer.begun.set_exception(error)
+                consumer.fail(error)

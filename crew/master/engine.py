@@ -22,6 +22,9 @@ __all__ = ['Engine']
 
 log = logging.getLogger(__name__)
 
+#: How long what is being published may take to leave when the client is closed, in seconds.
+PUBLISHED_WITHIN = 2.0
+
 
 class Engine:
     """A client's end of the connection.
@@ -61,6 +64,8 @@ class Engine:
         self._on_refused = on_refused
         self._session = Session(urls, lambda url: dial(url, name=name), self._prepare, self._lost)
         self._watching: asyncio.Task[None] | None = None
+        self._publishing: set[asyncio.Future[None]] = set()
+        self._in_order = asyncio.Lock()
         self._closed = False
 
     def start(self) -> None:
@@ -93,11 +98,28 @@ class Engine:
         """Publish as soon as there is a connection; return when the broker has it.
 
         Raises:
+            Blocked: the broker takes no messages now.
             BrokerRefused: there will never be a connection.
-            ConnectionError: there was none in time, or it was lost.
+            ConnectionError: there was none in time, or it was lost, or the broker did not say in time that it has it.
         """
-        await self.wait_ready(timeout)
-        await self.subscriptions.publish(publication)
+        if self._closed:
+            raise ConnectionError('the client is closed')
+        publishing = asyncio.ensure_future(self._publish(publication))
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+        try:
+            await asyncio.wait_for(publishing, timeout)
+        except asyncio.TimeoutError:
+            raise ConnectionError(f'the broker did not take the publication within {timeout:g} s') from None
+
+    async def _publish(self, publication: Publication) -> None:
+        # First come, first served: whoever comes when there is a connection must not overtake who waited for it.
+        async with self._in_order:
+            if not self._session.ready:
+                await self.wait_ready()
+            self.caller.check_blocked()
+            sent = await self.subscriptions.publish(publication)
+        await sent.confirmed()
 
     async def subscribe(self, channel: str, timeout: float | None = None) -> None:
         """Subscribe to a channel, now or with the next connection, and again after each reconnect.
@@ -143,9 +165,12 @@ class Engine:
             return
         self._closed = True
         self.caller.close()
+        if self._publishing and self._session.ready:
+            await asyncio.wait(self._publishing, timeout=PUBLISHED_WITHIN)
         if self._watching is not None:
             self._watching.cancel()
         await self._session.close()
+        self.consumers.close()
 
     async def _watch_refusal(self) -> None:
         # The first connection is made or refused; later ones are tried for ever.

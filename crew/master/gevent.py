@@ -126,6 +126,7 @@ class Client(OwnThreadClient[Result]):
             wait for a connection for 30 seconds at most.
         waiting: :meth:`Result.wait`, in any greenlet of the thread that made the call.
         callbacks: each is made in a greenlet of its own, of the thread that made the client.
+        the hub: stays alive for callbacks until :meth:`close`.
         closing: ``with`` connects and closes. When the process ends, what was published has five seconds to leave.
     """
 
@@ -147,51 +148,19 @@ class Client(OwnThreadClient[Result]):
     ) -> None:
         self.close()
 
-    def subscribe(self, channel: str, callback: Callable[[Any], Any]) -> Any:
-        """Be given what is published on a channel. The hub stays alive for it until :meth:`close`.
-
-        Args:
-            channel: the channel's name.
-            callback: called with each value.
-
-        Raises:
-            BrokerRefused: the broker refused this client.
-            ConnectionError: there was no connection within 30 seconds; the subscription is made with the next one.
-            ValueError: the channel has no name, or one that is too long.
-        """
-        self._stay()
-        return super().subscribe(channel, callback)
-
-    def consume(self, queue: str, callback: Callable[[Any, Headers], Any], *, prefetch: int = 1) -> Any:
-        """Be given the messages of a queue. The hub stays alive for it until :meth:`close`.
-
-        Args:
-            queue: the queue's name at the broker.
-            callback: called with each message's value and headers; when it has ended the message is acknowledged.
-            prefetch: how many messages may be here at once that are not acknowledged.
-
-        Raises:
-            BrokerRefused: the broker refused this client, or the queue.
-            ConnectionError: there was no connection within 30 seconds, and consuming begins with the next one; or
-                somebody else has the queue for himself.
-            ValueError: the name or ``prefetch`` makes no sense, or the queue is consumed by this client already.
-        """
-        self._stay()
-        return super().consume(queue, callback, prefetch=prefetch)
-
     def close(self) -> Any:
         """Fail what is in flight, send what is still to be sent, and close the connection. May be called again.
 
         Nothing of this client keeps the hub alive any more then.
         """
+        super().close()
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
-        return super().close()
 
-    def _stay(self) -> None:
-        """Keep the hub from the belief that nothing can happen any more: callbacks come from another thread."""
-        if self._watcher is None:
+    def _expect_callbacks(self) -> None:
+        # They come from another thread: the hub would believe that nothing can happen any more.
+        if self._watcher is None and not self._closed:
             self._watcher = _watcher(self._hub)
 
     def _pending(self, on_cancel: Callable[[], None]) -> Result:

@@ -2,14 +2,15 @@
 
 import asyncio
 import atexit
-import os
+import logging
+import threading
 import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from crew.exceptions import ConnectionError
+from crew.exceptions import ConnectionError, TimeoutError
 from crew.master.client import BaseClient
 from crew.master.engine import Engine
 from crew.transports.threads import LoopThread
@@ -17,6 +18,8 @@ from crew.transports.threads import LoopThread
 __all__ = ['OwnThreadClient']
 
 F = TypeVar('F')
+
+log = logging.getLogger(__name__)
 
 #: How long what is still to be sent may take to leave when the client is closed, in seconds.
 CLOSED_WITHIN = 5.0
@@ -26,8 +29,11 @@ class _Connection:
     """The thread, and the engine on its loop."""
 
     def __init__(self, make: Callable[[Any], Engine]) -> None:
-        self.pid = os.getpid()
         self._engine: Engine | None = None
+        self._closing = False
+        self._ended = False
+        # A signal's handler may close a client that is just being used.
+        self._lock = threading.RLock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = LoopThread('crew-client')
         self._thread.post(lambda: self._start(make))
@@ -39,26 +45,43 @@ class _Connection:
         self._engine.start()
 
     def post(self, action: Callable[[Engine], None]) -> None:
-        """Do something with the engine, on its loop; from any thread."""
+        """Do something with the engine, on its loop; from any thread.
+
+        Raises:
+            ConnectionError: the client is closed.
+        """
 
         def act() -> None:
             assert self._engine is not None
             action(self._engine)
 
-        self._thread.post(act)
+        # Without the lock, it could be posted to a loop that has just done its last work.
+        with self._lock:
+            if self._ended:
+                raise ConnectionError('the client is closed')
+            self._thread.post(act)
 
     def run(self, action: Callable[[Engine], Awaitable[None]], done: Callable[[BaseException | None], None]) -> None:
-        """Do something with the engine that takes a while, and tell how it ended; from any thread."""
+        """Do something with the engine that takes a while, and tell how it ended; from any thread.
+
+        Raises:
+            ConnectionError: the client is closed.
+        """
 
         async def run(engine: Engine) -> None:
             try:
                 await action(engine)
+            except asyncio.CancelledError:
+                done(ConnectionError('the client was closed'))
             except Exception as error:  # whatever it is, it is for the one who waits
                 done(error)
             else:
                 done(None)
 
         def start(engine: Engine) -> None:
+            if self._ended:
+                done(ConnectionError('the client is closed'))
+                return
             task = asyncio.get_running_loop().create_task(run(engine))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -66,14 +89,28 @@ class _Connection:
         self.post(start)
 
     def close(self, closed: Callable[[], None] = lambda: None) -> None:
-        """Close the engine and end the thread, and tell when that is done; from any thread."""
+        """Close the engine and end the thread, and tell when that is done. Only the first one counts."""
+        with self._lock:
+            closing, self._closing = self._closing, True
+        if closing:
+            return
+
+        async def close(engine: Engine) -> None:
+            await engine.close()
+            # They know by now, but may not have come to say so.
+            while others := self._tasks - {asyncio.current_task()}:
+                for task in others:
+                    task.cancel()
+                await asyncio.wait(others)
 
         def end(error: BaseException | None) -> None:
+            with self._lock:
+                self._ended = True
+                self._thread.stop()
             _open.discard(self)
             closed()
-            self._thread.stop()
 
-        self.run(lambda engine: engine.close(), end)
+        self.run(close, end)
 
     def join(self, timeout: float) -> None:
         """Wait for the end of the thread, at most so many seconds."""
@@ -92,23 +129,26 @@ class OwnThreadClient(BaseClient[F]):
 
     def _connected(self) -> _Connection:
         connection = self._connection
-        if connection is not None and connection.pid == os.getpid():
+        if connection is not None and not self._closed:
             return connection
         with self._lock:
-            connection = self._connection
-            if connection is None or connection.pid != os.getpid():
-                if self._closed:
-                    raise ConnectionError('the client is closed')
-                if self._finalizer is not None:
-                    # The connection is our parent's, who goes on using it.
-                    self._finalizer.detach()
-                    _open.clear()
-                self._ids.clear()
-                connection = self._connection = _Connection(self._engine)
+            if self._closed:
+                raise ConnectionError('the client is closed')
+            if self._connection is None:
+                self._connection = _Connection(self._engine)
                 # A client that nobody has any more: closed without waiting, for this may be any thread.
-                self._finalizer = weakref.finalize(self, connection.close)
+                self._finalizer = weakref.finalize(self, self._connection.close)
                 self._finalizer.atexit = False
-        return connection
+            return self._connection
+
+    def _forget_parent(self) -> None:
+        super()._forget_parent()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if self._connection is not None:
+            _inherited.append(self._connection)
+        self._connection = self._finalizer = None
+        _open.clear()
 
     def _post(self, action: Callable[[Engine], None]) -> None:
         self._connected().post(action)
@@ -122,7 +162,10 @@ class OwnThreadClient(BaseClient[F]):
             else:
                 pending.reject(error)
 
-        self._connected().run(action, done)
+        try:
+            self._connected().run(action, done)
+        except ConnectionError as error:
+            done(error)
         return self._finish(pending, None)
 
     def close(self) -> Any:
@@ -135,11 +178,15 @@ class OwnThreadClient(BaseClient[F]):
         with self._lock:
             self._closed = True
             connection, finalizer = self._connection, self._finalizer
-            if finalizer is None or not finalizer.detach() or connection is None or connection.pid != os.getpid():
-                pending.resolve(None, {})
-            else:
-                connection.close(lambda: pending.resolve(None, {}))
-        return self._finish(pending, CLOSED_WITHIN)
+        if connection is None or finalizer is None or not finalizer.detach():
+            pending.resolve(None, {})
+        else:
+            connection.close(lambda: pending.resolve(None, {}))
+        try:
+            return self._finish(pending, CLOSED_WITHIN)
+        except TimeoutError:
+            # A broker that has stopped reading, perhaps for an alarm; nobody can do anything about it here.
+            log.warning('the connection is not closed after %g s: the broker does not answer', CLOSED_WITHIN)
 
     @abstractmethod
     def _pending(self, on_cancel: Callable[[], None]) -> Any:
@@ -149,10 +196,13 @@ class OwnThreadClient(BaseClient[F]):
 # What is open in this process, so that it can be closed when that ends: what was published is to arrive.
 _open: set[_Connection] = set()
 
+# Kept in a child process as they are: to close or collect them would reach into the parent's sockets.
+_inherited: list[_Connection] = []
+
 
 @atexit.register
 def _close_all() -> None:
-    connections = [connection for connection in _open if connection.pid == os.getpid()]
+    connections = list(_open)
     for connection in connections:
         connection.close()
     deadline = time.monotonic() + CLOSED_WITHIN

@@ -32,8 +32,7 @@ class Parallel:
         self._outcomes: list[Any] = []
         self._ids: list[str] = []
         self._left = 0
-        self._pending: Pending[Any] | None = None
-        self._resolved = False
+        self._pending: list[Pending[Any]] = []
 
     def __enter__(self: P) -> P:
         return self
@@ -66,7 +65,8 @@ class Parallel:
             self._outcomes.pop()
             raise
         self._ids.append(outgoing.call.correlation_id)
-        self._left += 1
+        with self._client._lock:
+            self._left += 1
         self._client._send(outgoing, _Slot(self, slot))
 
     def result(self, timeout: float | None = None) -> Any:
@@ -81,10 +81,10 @@ class Parallel:
         Raises:
             TimeoutError: for blocking clients: they are not all there in time.
         """
+        pending = self._client._pending(self._cancel)
         with self._client._lock:
-            self._pending = pending = self._client._pending(self._cancel)
-            self._resolved = False
-        self._client._post(lambda engine: self._look())
+            self._pending.append(pending)
+        self._look()
         return self._client._finish(pending, timeout)
 
     def settle(self, slot: int, outcome: Any) -> None:
@@ -101,11 +101,11 @@ class Parallel:
 
     def _look(self) -> None:
         with self._client._lock:
-            pending = self._pending
-            if self._left or pending is None or self._resolved:
+            if self._left:
                 return
-            self._resolved = True
-        pending.resolve(list(self._outcomes), {})
+            pending, self._pending = self._pending, []
+        for each in pending:
+            each.resolve(list(self._outcomes), {})
 
     def _cancel(self) -> None:
         for id in self._ids:

@@ -55,15 +55,18 @@ class Subscriptions:
         """Take note that the connection is gone."""
         self._connection = self._publishing = self._subscribing = None
 
-    async def publish(self, publication: Publication) -> None:
-        """Give a value to everybody who has subscribed; return when the broker has it.
+    async def publish(self, publication: Publication) -> Channel:
+        """Give a value to everybody who has subscribed.
+
+        Returns:
+            The channel, which confirms when the broker has it.
 
         Raises:
-            ConnectionError: there is no connection, or it was lost before the broker had confirmed.
+            ConnectionError: there is no connection.
         """
         channel = self._publishing or await self._open_publishing()
         channel.publish(codec.encode(publication), '', exchange=topology.PUBLICATIONS.name)
-        await channel.confirmed()
+        return channel
 
     async def _open_publishing(self) -> Channel:
         async with self._changing:

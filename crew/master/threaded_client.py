@@ -53,7 +53,8 @@ class Result(concurrent.futures.Future[Any]):
             return self.result(timeout)
         except concurrent.futures.TimeoutError:
             if self.done():
-                raise
+                # The task's own, or it has ended just now.
+                return self.result()
             raise TimeoutError(f'no answer within {timeout:g} s; the call goes on') from None
 
 

@@ -5,6 +5,7 @@ It may be made, connected and used before the loop runs, at import say; what was
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from tornado.ioloop import IOLoop
 
@@ -41,22 +42,36 @@ class Client(face.Client):
             if len(self._early) == 1:
                 IOLoop.current().add_callback(self._catch_up)
             return
-        self._catch_up()
         super()._post(action)
 
     def _catch_up(self) -> None:
+        if self._early and not self._closed:
+            self._started()
+
+    def _started(self) -> Engine:
+        engine = super()._started()
         early, self._early = self._early, []
         for action in early:
-            super()._post(action)
+            action(engine)
+        return engine
 
     def _do(self, action: Callable[[Engine], Awaitable[None]]) -> CallFuture:
         if self._running is None and not _is_running():
-            # Its future is this loop's; if another runs in the end, what was asked for is done there all the same.
-            def begin(engine: Engine) -> None:
-                super(Client, self)._do(action)
+            pending = self._pending(lambda: None)
 
-            self._post(begin)
-            return self._done()
+            def ended(future: 'asyncio.Future[Any]') -> None:
+                # If another loop than expected runs in the end, what was asked for is done there.
+                if future.cancelled() or future.get_loop() is not pending.future.get_loop():
+                    return
+                error = future.exception()
+                if error is None:
+                    pending.resolve(None, {})
+                else:
+                    pending.reject(error)
+                    pending.future.exception()  # seen, as nobody needs to look
+
+            self._post(lambda engine: super(Client, self)._do(action).add_done_callback(ended))
+            return pending.future
         return super()._do(action)
 
     def _current_loop(self) -> asyncio.AbstractEventLoop:

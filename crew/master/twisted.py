@@ -42,7 +42,23 @@ class Client(OwnThreadClient[CallDeferred]):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        reactor.addSystemEventTrigger('before', 'shutdown', self.close)
+        self._trigger = reactor.addSystemEventTrigger('before', 'shutdown', self._shut_down)
+
+    def close(self) -> Any:
+        """Fail what is in flight, send what is still to be sent, and close the connection. May be called again.
+
+        Returns:
+            A Deferred, fired when it is closed.
+        """
+        trigger, self._trigger = self._trigger, None
+        if trigger is not None:
+            # The reactor would keep a client that is closed, with all that it knows, until the end.
+            reactor.removeSystemEventTrigger(trigger)
+        return super().close()
+
+    def _shut_down(self) -> Any:
+        self._trigger = None
+        return self.close()
 
     def _pending(self, on_cancel: Callable[[], None]) -> '_Pending':
         return _Pending(on_cancel)

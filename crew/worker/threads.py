@@ -5,8 +5,8 @@ system call, and not at any certain place: it may just have left the task. So no
 thread, the one that owns the connection, decides everything: it hands out runs, interrupts them, and withdraws an
 exception that came too late before it hands the thread its next run.
 
-Logging does take a lock, and before a ``try``: a thread that met the exception between the two would keep it, and every
-thread that logs would stand still, the connection's first. So none is interrupted there.
+Logging does take locks, and before a ``try``: a thread that met the exception between the two would keep its lock, and
+every thread that logs would stand still, the connection's first. So none is interrupted there.
 """
 
 import ctypes
@@ -17,17 +17,18 @@ import tempfile
 import threading
 import time
 from queue import SimpleQueue
-from types import FrameType
+from types import CodeType
 
 from crew.worker.runs import OnFinished, Run, Task, execute, timed_out
 
 __all__ = ['ThreadRunner', 'thread_stacks']
 
-#: How long a thread that is to be interrupted may take to log a line, in seconds. One that takes longer is not, so its
-#: process will be replaced.
-LOGGED_WITHIN = 0.1
+#: How long a thread that is to be interrupted may take to leave a lock of logging's alone, in seconds. One that takes
+#: longer is not interrupted, so its process will be replaced.
+UNLOCKED_WITHIN = 0.1
 
 _LOGGING = logging.Handler.handle.__code__.co_filename
+_LOCKS = {'acquire', 'release', 'lock', '_acquireLock', '_releaseLock', '_lock'}
 
 # PYFUNCTYPE keeps the interpreter lock during the call, which this function needs.
 _set_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(
@@ -107,19 +108,19 @@ class _ResidentThread:
     def interrupt(self, run: Run) -> None:
         # Said first: a thread that has not taken the run up yet sees it then, and does not begin.
         run.interrupted = True
-        if self._current is run and not self._interrupted and self._has_logged() and self._current is run:
+        if self._current is run and not self._interrupted and self._is_interruptible() and self._current is run:
             self._interrupted = True
             _set_async_exc(self._ident, SystemExit)
 
-    def _has_logged(self) -> bool:
-        """Wait until the thread is not logging; return whether that is so."""
-        deadline = time.monotonic() + LOGGED_WITHIN
+    def _is_interruptible(self) -> bool:
+        """Return whether the thread holds no lock of logging's that it might keep, after a moment if need be."""
+        deadline = time.monotonic() + UNLOCKED_WITHIN
         while time.monotonic() < deadline:
             # A new turn with the interpreter lock lasts 5 ms: the thread stays where it is seen until that is done.
             time.sleep(0)
-            if not _is_logging(sys._current_frames().get(self._ident)):
+            frame = sys._current_frames().get(self._ident)
+            if frame is None or not _locks(frame.f_code):
                 return True
-            time.sleep(0.0005)
         return False
 
     @property
@@ -143,12 +144,9 @@ class _ResidentThread:
                     self._on_finished(last, timed_out(last))
 
 
-def _is_logging(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename == _LOGGING:
-            return True
-        frame = frame.f_back
-    return False
+def _locks(code: CodeType) -> bool:
+    """Return whether this is one of logging's functions that deal with its locks."""
+    return code.co_filename == _LOGGING and not _LOCKS.isdisjoint(code.co_names)
 
 
 def thread_stacks() -> str:
