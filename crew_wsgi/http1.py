@@ -293,9 +293,9 @@ class Exchange(httputil.HTTPConnection):
         buffer, server = self._buffer, self._server
         loop = asyncio.get_running_loop()
         self._skip_empty_lines()
-        if buffer in (b'', b'\r'):
+        if self._has_nothing:
             self._timer = loop.call_later(server.times.idle, self.stream.close)
-            while buffer in (b'', b'\r'):
+            while self._has_nothing:
                 await self._fill()
                 self._skip_empty_lines()
             self._stop_timer()
@@ -310,6 +310,11 @@ class Exchange(httputil.HTTPConnection):
             self._start_line = _guessed(buffer)
             raise Malformed(f'The head of the request is longer than {server.max_head} bytes.', 431)
         return self._taken(end.end())
+
+    @property
+    def _has_nothing(self) -> bool:
+        # Half of an empty line is no beginning either.
+        return len(self._buffer) < 2 and bytes(self._buffer) in (b'', b'\r')
 
     def _skip_empty_lines(self) -> None:
         # RFC 9112 §2.2: some clients send one behind a body.
