@@ -404,7 +404,8 @@ def run(options: argparse.Namespace) -> int:
                 sockets += open_sockets(bind, at_end)
             except OSError as error:
                 reason = error.strerror or error
-                return _fail(f'cannot listen on {bind}: {reason}; choose another --host, --port or --bind')
+                instead = '--bind' if options.bind else '--host or --port'
+                return _fail(f'cannot listen on {bind}: {reason}; choose another {instead}')
             except ValueError as error:
                 return _fail(f'--bind: {error}')
         try:
