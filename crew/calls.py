@@ -414,6 +414,8 @@ class Calls(Generic[Waiter]):
             yield heapq.heappop(self._deadlines)[1]
 
     def _watch(self, correlation_id: str, deadline: float) -> None:
+        if deadline == math.inf:
+            return
         heapq.heappush(self._deadlines, (deadline, correlation_id))
         # Calls are settled long before their time is over: without this the heap would keep a minute's worth of them.
         if len(self._deadlines) > 2 * len(self._flights) + 64:
