@@ -7,10 +7,10 @@ ARGS ?=
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo article test fuzz lint format docs clean
+.PHONY: help .venv demo article test fuzz lint format docs conformance clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv: .venv/installed-for-tests ## the virtual environment with all that development needs
 
@@ -24,7 +24,7 @@ article: .venv/installed ## calls, publications and long polling from a Tornado 
 
 # Without RabbitMQ the tests that need it are skipped, except in CI; so there it must be installed.
 test: .venv/installed-for-tests lint ## lint, then all tests
-	@scripts/install-packages.sh rabbitmq-server chromium chromium-driver || test -z "$$CI"
+	@scripts/install-packages.sh rabbitmq-server git chromium chromium-driver || test -z "$$CI"
 	.venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 # Another seed each time; CREW_FUZZ_SEED=… repeats a run.
@@ -44,6 +44,10 @@ format: .venv/installed-for-tests ## let ruff format and mend the code
 docs: .venv/installed-for-tests ## write docs/api.md from the docstrings
 	.venv/bin/python scripts/build_api_reference.py
 
+conformance: .venv/installed-for-tests ## write docs/conformance.md: what crew and gunicorn do with real applications
+	@PYTHON='$(PYTHON)' scripts/install-packages.sh rabbitmq-server
+	.venv/bin/python scripts/conformance.py
+
 clean: ## remove all that these targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -55,6 +59,7 @@ clean: ## remove all that these targets made
 
 .venv/installed-for-tests: .venv/made setup.py pyproject.toml
 	@$(PIP) install --editable '.[test]'
+	@$(PIP) install --no-deps 'httpbin>=0.10.4'
 	@touch $@
 
 .venv/made:

@@ -20,21 +20,33 @@ setup(
         'tornado>=6.5,<7',
         'werkzeug>=3,<4',
         'gevent>=24.2',
+        'tomli>=2; python_version < "3.11"',
     ],
     extras_require={
         'twisted': ['twisted>=22.10'],
         'test': [
+            'brotlicffi>=1.1',
+            'decorator>=5',
+            'django>=5.2',
+            'dulwich>=1',
             'flask>=3',
             'griffelib>=2,<3',
+            'gunicorn>=25.1',
+            # Below 3.12 it asks for a greenlet that is too old for gevent, and makes no use of it: there `make`
+            # installs it without what it asks for, of which brotlicffi, decorator and six are needed.
+            'httpbin>=0.10.4; python_version >= "3.12"',
             'hypothesis>=6.100',
             'mypy>=1.11',
             'psutil>=5.9',
             'pytest>=8',
             'pytest-xdist>=3.5',
+            'requests>=2.32',
             'ruff>=0.6',
             'selenium>=4.20',
+            'six>=1.16',
             'trustme>=1.2',
             'twisted>=22.10',
+            'wsgidav>=4.3.3',
         ],
     },
     entry_points={

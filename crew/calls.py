@@ -4,7 +4,7 @@ Sans-IO: messages and the time come in, actions come out. The caller is the only
 waits and whether the call may have run already, so workers ask here before they start a call that they did not get
 fresh (docs/protocol.md, Questions).
 
-A call is in one of three states. State × event:
+A call is in one of four states. State × event:
 
 =========  ==================================  =====================================================================
 state      event                               what follows
@@ -18,6 +18,13 @@ waiting    dead letter, queue time over        :class:`ExpirationError`; :class:
 running    accept that asks                    the worker died: *go*, or *stop* and :class:`WorkerLost`
 running    dead letter                         the worker died: published again, or :class:`WorkerLost`
 running    run time over                       :class:`TimeoutError`; the worker is told
+running    reply that says there is more       streaming; the caller gets this part
+running    credit                              the caller gets it: more of the call's own body may go; time begins anew
+streaming  chunk                               the caller gets it; settled with the last one
+streaming  no chunk for as long as a run may   :class:`TimeoutError`, unless the caller's own end is what is slow
+streaming  accept that asks, dead letter       the worker died: *stop*, :class:`WorkerLost`
+sent       reset                               :class:`TimeoutError` or :class:`RemoteError`
+sent       a message to its worker comes back  :class:`WorkerLost`, if its body or its answer is under way
 sent       reply, error                        settled
 sent       returned                            waiting; the delivery does not count as a run
 sent       returned by the broker              :class:`Unroutable`
@@ -27,12 +34,14 @@ unknown    accept that asks                    *stop*
 unknown    accept                              *cancel*
 =========  ==================================  =====================================================================
 
-(*sent* is waiting or running.) The rule: a call may start if no run of it can have begun; or once more, if it is
-idempotent, which its caller may know beforehand or its worker says in *accept*. A redelivery without a *returned* note
-counts as a run that began, and so does every *go*.
+(*sent* is all but unsent.) The rule: a call may start if no run of it can have begun; or once more, if it is
+idempotent, which its caller may know beforehand or its worker says in *accept*, and if no worker has had leave to
+receive more of its body than the call itself carries. A redelivery without a *returned* note counts as a run that
+began, and so does every *go*.
 """
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -49,9 +58,22 @@ from crew.exceptions import (
     Unroutable,
     WorkerLost,
 )
-from crew.messages import Accept, Cancel, DeadLetter, Failure, Go, Message, Reply, Returned, Stop
+from crew.messages import (
+    Accept,
+    Cancel,
+    Chunk,
+    Credit,
+    DeadLetter,
+    Failure,
+    Go,
+    Message,
+    Reply,
+    Reset,
+    Returned,
+    Stop,
+)
 
-__all__ = ['Action', 'Calls', 'Republish', 'Settle', 'Tell']
+__all__ = ['Action', 'Calls', 'Part', 'Republish', 'Settle', 'Tell']
 
 Waiter = TypeVar('Waiter')
 
@@ -71,7 +93,15 @@ class Settle(Generic[Waiter]):
     """Give the outcome to whoever waits; never twice for one call."""
 
     waiter: Waiter
-    outcome: Reply | CrewError
+    outcome: Reply | Chunk | CrewError
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[Waiter]):
+    """Give whoever waits a part of the answer, or leave to send more of the call's body; the outcome is to come."""
+
+    waiter: Waiter
+    message: Reply | Chunk | Credit
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +120,7 @@ class Republish:
     envelope: Envelope
 
 
-Action: TypeAlias = Settle[Waiter] | Tell | Republish
+Action: TypeAlias = Settle[Waiter] | Part[Waiter] | Tell | Republish
 
 
 @dataclass(slots=True)
@@ -107,6 +137,9 @@ class _Flight(Generic[Waiter]):
     runs: int = 0
     counted: bool = False  # whether the delivery that is out now is among the runs
     returned: bool = False  # whether the delivery before was put back unstarted
+    timeout: float = 0.0  # of a run, as the worker says
+    streaming: bool = False  # whether a part of the answer has come
+    spent: bool = False  # whether more of the body may have gone to a worker
 
 
 class Calls(Generic[Waiter]):
@@ -194,6 +227,29 @@ class Calls(Generic[Waiter]):
         """Settle one call with ``error``."""
         return self._settle(correlation_id, error)
 
+    # A body or an answer in parts
+
+    def inbox(self, correlation_id: str) -> str:
+        """Return where the worker that runs a call listens, or an empty string."""
+        flight = self._flights.get(correlation_id)
+        return flight.inbox if flight is not None and flight.running else ''
+
+    def pause(self, correlation_id: str) -> None:
+        """Take note that a run waits for the caller's own end: what it reads from, or what it writes to, is slow."""
+        flight = self._flights.get(correlation_id)
+        if flight is not None and flight.running:
+            flight.deadline = math.inf
+
+    def resume(self, correlation_id: str, *, now: float) -> None:
+        """Take note that a run has what it waited for, and that its time begins anew."""
+        flight = self._flights.get(correlation_id)
+        if flight is not None and flight.running:
+            self._renew(correlation_id, flight, now)
+
+    def _renew(self, correlation_id: str, flight: _Flight[Waiter], now: float) -> None:
+        flight.deadline = now + flight.timeout + RUN_GRACE
+        self._watch(correlation_id, flight.deadline)
+
     # Messages
 
     def receive(self, message: Message, *, now: float, wall: float) -> list[Action[Waiter]]:
@@ -207,8 +263,12 @@ class Calls(Generic[Waiter]):
         Returns:
             What to do. An empty list for a reply that nobody waits for.
         """
-        if isinstance(message, Reply):
+        if isinstance(message, Reply) and not message.more:
             return self._settle(message.correlation_id, message)
+        if isinstance(message, (Reply, Chunk, Credit)):
+            return self._part(message, now)
+        if isinstance(message, Reset):
+            return self._settle(message.correlation_id, _reset_error(message))
         if isinstance(message, Accept):
             return self._accepted(message, now)
         if isinstance(message, Failure):
@@ -219,6 +279,31 @@ class Calls(Generic[Waiter]):
             for correlation_id in message.correlation_ids:
                 self._put_back(correlation_id, now)
         return []
+
+    def _part(self, message: Reply | Chunk | Credit, now: float) -> list[Action[Waiter]]:
+        flight = self._flights.get(message.correlation_id)
+        if flight is None or not flight.running:
+            return []
+        if isinstance(message, Reply):
+            flight.streaming = True
+        elif isinstance(message, Credit):
+            # What goes now is gone: it could not be given to another worker.
+            flight.spent = True
+        elif not flight.streaming:
+            return []
+        if isinstance(message, Chunk) and message.last:
+            return self._settle(message.correlation_id, message)
+        if flight.deadline != math.inf:
+            self._renew(message.correlation_id, flight, now)
+        return [Part(flight.waiter, message)]
+
+    def worker_gone(self, correlation_id: str) -> list[Action[Waiter]]:
+        """Take the broker's word that a message to the worker of a call could not be routed: its process is gone."""
+        flight = self._flights.get(correlation_id)
+        if flight is None or not (flight.streaming or flight.spent):
+            # Another worker will ask.
+            return []
+        return self._settle(correlation_id, _worker_lost(flight))
 
     def unroutable(self, correlation_id: str, queue: str) -> list[Action[Waiter]]:
         """Take the broker's word that a call could not be routed."""
@@ -250,6 +335,7 @@ class Calls(Generic[Waiter]):
         flight.counted = True
         flight.running = True
         flight.inbox = accept.inbox
+        flight.timeout = accept.timeout
         flight.deadline = now + max(0.0, accept.timeout - accept.ran) + RUN_GRACE
         self._watch(accept.correlation_id, flight.deadline)
 
@@ -283,9 +369,11 @@ class Calls(Generic[Waiter]):
 
     @staticmethod
     def _may_run(flight: _Flight[Waiter]) -> bool:
+        if flight.streaming or flight.spent:
+            return False
         return flight.runs == 0 or (flight.idempotent and flight.runs < MAX_RUNS)
 
-    def _settle(self, correlation_id: str, outcome: Reply | CrewError) -> list[Action[Waiter]]:
+    def _settle(self, correlation_id: str, outcome: Reply | Chunk | CrewError) -> list[Action[Waiter]]:
         flight = self._flights.pop(correlation_id, None)
         return [] if flight is None else [Settle(flight.waiter, outcome)]
 
@@ -326,6 +414,8 @@ class Calls(Generic[Waiter]):
             yield heapq.heappop(self._deadlines)[1]
 
     def _watch(self, correlation_id: str, deadline: float) -> None:
+        if deadline == math.inf:
+            return
         heapq.heappush(self._deadlines, (deadline, correlation_id))
         # Calls are settled long before their time is over: without this the heap would keep a minute's worth of them.
         if len(self._deadlines) > 2 * len(self._flights) + 64:
@@ -340,6 +430,12 @@ class Calls(Generic[Waiter]):
 def _worker_lost(flight: _Flight[Waiter]) -> WorkerLost:
     times = 'once' if flight.runs == 1 else f'{flight.runs} times'
     return WorkerLost(f'the worker died while it ran the call; it has been started {times} and may not run again')
+
+
+def _reset_error(reset: Reset) -> TaskError:
+    if reset.timeout:
+        return TimeoutError(reset.reason or 'the task ran past its time')
+    return RemoteError('Reset', reset.reason)
 
 
 def _failure_error(failure: Failure) -> TaskError:

@@ -17,6 +17,8 @@ from crew.messages import (
     Accept,
     Call,
     Cancel,
+    Chunk,
+    Credit,
     DeadLetter,
     Failure,
     Go,
@@ -24,6 +26,7 @@ from crew.messages import (
     Message,
     Publication,
     Reply,
+    Reset,
     Returned,
     Stop,
 )
@@ -38,6 +41,9 @@ VERSION_KEY = 'crew-v'
 SENT_KEY = 'crew-sent'
 TIMEOUT_KEY = 'crew-timeout'
 RUNS_KEY = 'crew-runs'
+MORE_KEY = 'crew-more'
+OFFSET_KEY = 'crew-offset'
+LAST_KEY = 'crew-last'
 RESERVED = 'crew-'
 
 # RabbitMQ routes by these, and closes the channel when they are not lists.
@@ -104,6 +110,8 @@ def encode_call(call: Call) -> Envelope:
         headers[TIMEOUT_KEY] = _milliseconds(call.timeout)
     if call.runs:
         headers[RUNS_KEY] = call.runs
+    if call.more:
+        headers[MORE_KEY] = True
     return Envelope(
         type='call',
         body=call.body,
@@ -152,6 +160,7 @@ def _call(envelope: Envelope) -> Call:
         persistent=envelope.persistent,
         sent=None if sent is None else _number(sent) / 1000,
         runs=int(runs),
+        more=_flag(envelope.headers.get(MORE_KEY, False)),
         # Whoever holds a call may have to publish it again.
         headers=checked_headers(user_headers(envelope.headers)),
     )
@@ -179,13 +188,16 @@ def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
 
 
 def _encode_reply(reply: Reply) -> Envelope:
+    headers = {**checked_headers(reply.headers), VERSION_KEY: VERSION}
+    if reply.more:
+        headers[MORE_KEY] = True
     return Envelope(
         type='reply',
         body=reply.body,
         correlation_id=reply.correlation_id,
         content_type=reply.content_type,
         content_encoding=reply.content_encoding,
-        headers={**checked_headers(reply.headers), VERSION_KEY: VERSION},
+        headers=headers,
     )
 
 
@@ -195,7 +207,56 @@ def _decode_reply(envelope: Envelope) -> Reply:
         body=envelope.body,
         content_type=envelope.content_type,
         content_encoding=envelope.content_encoding,
+        more=_flag(envelope.headers.get(MORE_KEY, False)),
         headers=user_headers(envelope.headers),
+    )
+
+
+# Long bodies
+
+
+def _encode_chunk(chunk: Chunk) -> Envelope:
+    headers: dict[str, Any] = {VERSION_KEY: VERSION, OFFSET_KEY: chunk.offset}
+    if chunk.last:
+        headers[LAST_KEY] = True
+    return Envelope(
+        type='chunk',
+        body=chunk.body,
+        correlation_id=chunk.correlation_id,
+        reply_to=chunk.reply_to,
+        headers=headers,
+    )
+
+
+def _decode_chunk(envelope: Envelope) -> Chunk:
+    return Chunk(
+        correlation_id=envelope.correlation_id,
+        reply_to=envelope.reply_to,
+        offset=_whole(envelope.headers[OFFSET_KEY]),
+        last=_flag(envelope.headers.get(LAST_KEY, False)),
+        body=envelope.body,
+    )
+
+
+def _encode_credit(credit: Credit) -> Envelope:
+    return _control('credit', credit.correlation_id, {'offset': credit.offset}, reply_to=credit.reply_to)
+
+
+def _decode_credit(envelope: Envelope) -> Credit:
+    offset = _whole(_fields(envelope)['offset'])
+    return Credit(correlation_id=envelope.correlation_id, reply_to=envelope.reply_to, offset=offset)
+
+
+def _encode_reset(reset: Reset) -> Envelope:
+    return _control('reset', reset.correlation_id, {'reason': reset.reason, 'timeout': reset.timeout})
+
+
+def _decode_reset(envelope: Envelope) -> Reset:
+    fields = _fields(envelope)
+    return Reset(
+        correlation_id=envelope.correlation_id,
+        reason=_text(fields.get('reason', '')),
+        timeout=_flag(fields.get('timeout', False)),
     )
 
 
@@ -316,6 +377,9 @@ def _refuse_dead_letter(_: DeadLetter) -> Envelope:
 _ENCODERS: dict[type, Callable[[Any], Envelope]] = {
     Call: encode_call,
     Reply: _encode_reply,
+    Chunk: _encode_chunk,
+    Credit: _encode_credit,
+    Reset: _encode_reset,
     Failure: _encode_failure,
     Accept: _encode_accept,
     Go: _encode_go,
@@ -329,6 +393,9 @@ _ENCODERS: dict[type, Callable[[Any], Envelope]] = {
 _DECODERS: dict[str, Callable[[Envelope], Message]] = {
     'call': _decode_call,
     'reply': _decode_reply,
+    'chunk': _decode_chunk,
+    'credit': _decode_credit,
+    'reset': _decode_reset,
     'error': _decode_failure,
     'accept': _decode_accept,
     'go': _decode_go,
@@ -414,6 +481,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f'not a number: {str(value)[:40]!r}')
     return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'not a whole number: {str(value)[:40]!r}')
+    return int(value)
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,8 @@ __all__ = [
     'Accept',
     'Call',
     'Cancel',
+    'Chunk',
+    'Credit',
     'DeadLetter',
     'Failure',
     'FailureKind',
@@ -22,6 +24,7 @@ __all__ = [
     'Message',
     'Publication',
     'Reply',
+    'Reset',
     'Returned',
     'Stop',
 ]
@@ -63,6 +66,7 @@ class Call:
         persistent: whether it survives a restart of the broker.
         sent: when it was sent, in seconds since the epoch by the caller's clock, or None if the message does not say.
         runs: how often it may have run already, of a call that nobody waits for.
+        more: whether more of the body follows in chunks.
         headers: metadata beside the argument.
     """
 
@@ -77,6 +81,7 @@ class Call:
     persistent: bool = False
     sent: float | None = None
     runs: int = 0
+    more: bool = False
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,13 +104,81 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The value that a task returned."""
+    """The value that a task returned; with ``more``, the beginning of one whose rest follows in chunks."""
 
     correlation_id: str
     body: bytes = b''
     content_type: str = 'application/octet-stream'
     content_encoding: str = ''
+    more: bool = False
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a long body, either way.
+
+    Args:
+        correlation_id: whose body it is.
+        reply_to: the caller's reply queue, in a chunk that goes to a worker.
+        offset: where in the body its first byte belongs.
+        last: whether the body ends with it.
+        body: its bytes.
+    """
+
+    correlation_id: str
+    reply_to: str = ''
+    offset: int
+    last: bool = False
+    body: bytes = b''
+
+    def __post_init__(self) -> None:
+        """Refuse an offset that cannot be.
+
+        Raises:
+            ValueError: it is negative, or larger than a table can carry.
+        """
+        if not 0 <= self.offset < 2**63:
+            raise ValueError(f'offset must be 0 to 2**63 - 1, not {self.offset}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """The receiver of a long body takes bytes up to this offset.
+
+    Args:
+        correlation_id: whose body it is.
+        reply_to: the caller's reply queue, in a credit that goes to a worker.
+        offset: the offset of the first byte that must not come yet.
+    """
+
+    correlation_id: str
+    reply_to: str = ''
+    offset: int
+
+    def __post_init__(self) -> None:
+        """Refuse an offset that cannot be.
+
+        Raises:
+            ValueError: it is negative, or larger than a table can carry.
+        """
+        if not 0 <= self.offset < 2**63:
+            raise ValueError(f'offset must be 0 to 2**63 - 1, not {self.offset}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """An answer that has begun will not come to its end.
+
+    Args:
+        correlation_id: whose answer it is.
+        reason: why, for the log.
+        timeout: whether it is because the task ran past its time.
+    """
+
+    correlation_id: str
+    reason: str = ''
+    timeout: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,4 +308,6 @@ class DeadLetter:
     queue: str
 
 
-Message: TypeAlias = Call | Reply | Failure | Accept | Go | Stop | Cancel | Returned | Publication | DeadLetter
+Message: TypeAlias = (
+    Call | Reply | Chunk | Credit | Reset | Failure | Accept | Go | Stop | Cancel | Returned | Publication | DeadLetter
+)

@@ -273,7 +273,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser()
     options = command.parse_args(arguments)
     worker.check_slots(command, options)
-    front.check_limits(command, options)
     logs.set_up(options.verbose, options.log_format)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return serve(options, Console(sys.stdout))

@@ -3,28 +3,32 @@
 import io
 import re
 import sys
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 from wsgiref.util import FileWrapper
 
 from crew_wsgi.messages import Request
 
-__all__ = ['build_environ', 'split_target']
+__all__ = ['authority', 'build_environ', 'split_target']
 
 
-def build_environ(request: Request, *, multithread: bool, multiprocess: bool) -> dict[str, Any]:
+def build_environ(
+    request: Request, body: BinaryIO | None = None, *, multithread: bool, multiprocess: bool
+) -> dict[str, Any]:
     """Return the environ of a request.
 
     Args:
         request: what the client sent.
+        body: its body, if that is not whole in the request.
         multithread: whether the application may be called by another thread of this process meanwhile.
         multiprocess: whether another process may run the same application.
     """
     path, query = split_target(request.target)
     environ: dict[str, Any] = {
         'REQUEST_METHOD': request.method,
-        'SCRIPT_NAME': '',
-        'PATH_INFO': unquote_to_bytes(path.encode('latin-1')).decode('latin-1'),
+        'SCRIPT_NAME': _unquoted(request.root + request.mount),
+        # Decoded first: the client may have encoded the mount in another way.
+        'PATH_INFO': _unquoted(path).removeprefix(_unquoted(request.mount)),
         'QUERY_STRING': query,
         'REQUEST_URI': request.target,
         'RAW_URI': request.target,
@@ -36,7 +40,7 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'REMOTE_PORT': str(request.client[1]),
         'wsgi.version': (1, 0),
         'wsgi.url_scheme': request.scheme,
-        'wsgi.input': io.BytesIO(request.body),
+        'wsgi.input': io.BytesIO(request.body) if body is None else body,
         'wsgi.input_terminated': True,
         'wsgi.errors': sys.stderr,
         'wsgi.file_wrapper': FileWrapper,
@@ -46,11 +50,25 @@ def build_environ(request: Request, *, multithread: bool, multiprocess: bool) ->
         'crew.request_id': request.request_id,
     }
     _add_headers(environ, request)
-    _, absolute, rest = request.target.partition('://')
-    if absolute and not request.target.startswith('/'):
+    if body is None and (request.body or 'CONTENT_LENGTH' in environ):
+        # The body is whole, so its length is known even if it came in chunks.
+        environ['CONTENT_LENGTH'] = str(len(request.body))
+    if host := authority(request.target):
         # RFC 9112 §3.2.2: in absolute-form the target names the host, and a Host header that differs is ignored.
-        environ['HTTP_HOST'] = re.split('[/?#]', rest, maxsplit=1)[0].rpartition('@')[2]
+        environ['HTTP_HOST'] = host
     return environ
+
+
+def authority(target: str) -> str:
+    """Return the host that a request target in absolute-form names, or an empty string."""
+    _, absolute, rest = target.partition('://')
+    if not absolute or target.startswith('/'):
+        return ''
+    return re.split('[/?#]', rest, maxsplit=1)[0].rpartition('@')[2]
+
+
+def _unquoted(path: str) -> str:
+    return unquote_to_bytes(path.encode('latin-1')).decode('latin-1')
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -79,6 +97,3 @@ def _add_headers(environ: dict[str, Any], request: Request) -> None:
             separator = '; ' if key == 'HTTP_COOKIE' else ','
             value = f'{environ[key]}{separator}{value}'
         environ[key] = value
-    if request.body or 'CONTENT_LENGTH' in environ:
-        # The body is whole, so its length is known even if it came in chunks.
-        environ['CONTENT_LENGTH'] = str(len(request.body))

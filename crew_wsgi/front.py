@@ -7,13 +7,17 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
+import time
 import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from tornado import httputil, netutil
-from tornado.httpserver import HTTPServer
+from tornado import httputil
 
 from crew import logs, topology
 from crew.exceptions import BrokerRefused
@@ -28,49 +32,71 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL
-from crew_wsgi.handler import Handler, Limits, Server
-from crew_wsgi.messages import MAX_BODY
+from crew_wsgi.forwarded import Network, Proxies, read_networks
+from crew_wsgi.handler import NO_PROXIES, Handler, Limits, Server
+from crew_wsgi.http1 import Connection, Exchange, HttpServer, Times
 from crew_wsgi.options import add_broker
+from crew_wsgi.problems import Problem
+from crew_wsgi.routes import Route, Routes, read_route, read_table
+from crew_wsgi.sockets import describe, inherited_sockets, open_sockets
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 __all__ = ['Front', 'main']
 
 log = logging.getLogger('crew_wsgi.front')
 
-IDLE_TIMEOUT = 75.0
 
-# Tornado answers a longer head by closing the connection; up to this it reaches our own check, which says 431.
-TORNADO_HEAD = 8
+class Request(Handler):
+    """A request of a front; one that is malformed gets an answer of the front, and a line in the access log, too."""
 
-# Our own limits say 413; Tornado's would say 400.
-UNLIMITED = 2**62
+    def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+        """Answer that the request is malformed (:class:`crew_wsgi.http1.Delegate`)."""
+        if not self.started:
+            self._server.enter(self)
+            self._started = time.monotonic()
+            self._start_line = start_line
+            self._request_id = uuid4().hex
+        if not self._discarding:
+            self._refuse(problem)
 
 
-class Front(httputil.HTTPServerConnectionDelegate):
+class Front:
     """An HTTP server in front of a queue. Lives on one asyncio loop.
 
     Args:
         engine: sends the calls.
-        queue: the shared queue's name.
+        routes: which application a request is for.
         limits: what a request is allowed.
+        proxies: who is believed about where a request came from.
+        root_path: where all applications are for the client, without a slash at its end.
+        tls: for HTTPS.
     """
 
-    def __init__(self, engine: Engine, queue: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        routes: Routes,
+        limits: Limits,
+        *,
+        proxies: Proxies = NO_PROXIES,
+        root_path: str = '',
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._engine = engine
-        self._server = Server(engine.caller, queue, limits)
-        self._handlers: weakref.WeakKeyDictionary[object, Handler] = weakref.WeakKeyDictionary()
-        self._http = HTTPServer(
-            self,
-            idle_connection_timeout=IDLE_TIMEOUT,
-            max_header_size=limits.max_head * TORNADO_HEAD,
-            max_body_size=UNLIMITED,
-            max_buffer_size=UNLIMITED,
-        )
+        self._server = Server(engine.caller, routes, limits, proxies=proxies, root_path=root_path)
+        self._requests: weakref.WeakKeyDictionary[Connection, Request] = weakref.WeakKeyDictionary()
+        # Whoever takes long over a body may not take longer over a head.
+        times = Times(head=min(Times().head, limits.body_timeout))
+        self._http = HttpServer(self._begin, limits.max_head, times, tls=tls)
 
-    def start_request(self, server_conn: object, request_conn: Any) -> Handler:
-        """Make the delegate of the next request of a connection (Tornado's ``HTTPServerConnectionDelegate``)."""
-        handler = Handler(self._server, request_conn)
-        self._handlers[server_conn] = handler
-        return handler
+    def _begin(self, connection: Connection, exchange: Exchange) -> Request:
+        request = Request(self._server, exchange)
+        self._requests[connection] = request
+        return request
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections, and connect to the broker."""
@@ -89,9 +115,9 @@ class Front(httputil.HTTPServerConnectionDelegate):
         self._http.stop()
         draining = asyncio.ensure_future(self._server.drain())
         await asyncio.sleep(0)
-        for server_conn, handler in list(self._handlers.items()):
-            if not handler.started:
-                server_conn.stream.close()  # type: ignore[attr-defined]
+        for connection, request in list(self._requests.items()):
+            if not request.started:
+                connection.stream.close()
         await asyncio.wait({draining}, timeout=graceful_timeout)
         abandoned = len(self._server.open)
         if abandoned:
@@ -101,10 +127,11 @@ class Front(httputil.HTTPServerConnectionDelegate):
         return not abandoned
 
 
-async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -> int:
+async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> int:
     """Serve until ``SIGTERM`` or ``SIGINT``; return the exit code."""
-    queue = topology.task_queue(options.queue, options.queue_type)
-    engine = Engine(asyncio.get_running_loop(), options.amqp_urls or [DEFAULT_URL], [queue], name='crew-wsgi-front')
+    routes = Routes(options.routes or [Route(options.queue)])
+    queues = [topology.task_queue(queue, options.queue_type) for queue in routes.queues]
+    engine = Engine(asyncio.get_running_loop(), options.amqp_urls or [DEFAULT_URL], queues, name='crew-wsgi-front')
     limits = Limits(
         max_body=options.max_body,
         max_head=options.max_head,
@@ -113,13 +140,19 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket]) -
         timeout=options.timeout,
         body_timeout=options.body_timeout,
     )
-    front = Front(engine, queue.name, limits)
+    proxies = Proxies(
+        networks=options.trusted_proxies or (),
+        local=bool(options.trusted_proxies),
+        others=options.forwarded or ('drop' if options.trusted_proxies else 'pass'),
+        fields=options.proxy_fields,
+    )
+    front = Front(engine, routes, limits, proxies=proxies, root_path=options.root_path, tls=tls)
     stop, stop_now = _watch_signals()
     if options.end_with_stdin:
         _watch_stdin(stop)
     front.listen(sockets)
     for each in sockets:
-        log.info('listening on http://%s/', _authority(each))
+        log.info('listening on %s', describe(each, tls=tls is not None))
     refused = asyncio.ensure_future(engine.wait_ready())
     stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
     await asyncio.wait({refused, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -159,11 +192,6 @@ def _watch_stdin(stop: asyncio.Event) -> None:
     loop.add_reader(0, on_readable)
 
 
-def _authority(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     result = Parser(
@@ -171,6 +199,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_address(result)
     add_broker(result)
+    add_surroundings(result)
+    add_routes(result)
     add_limits(result)
     add_verbosity(result.add_argument_group('log'))
     add_end_with_stdin(result)
@@ -182,6 +212,71 @@ def add_address(to: argparse.ArgumentParser) -> None:
     """Add where to listen."""
     to.add_argument('--host', default='127.0.0.1', help='address to listen on (default: %(default)s)')
     to.add_argument('--port', type=_port, default=8888, help='port to listen on (default: %(default)s)')
+    to.set_defaults(bind=None, certfile=None, keyfile=None, trusted_proxies=None, forwarded=None, root_path='')
+    to.set_defaults(routes=None, proxy_fields='either')
+
+
+def add_surroundings(to: argparse.ArgumentParser) -> None:
+    """Add where else to listen, and what is believed of who comes there."""
+    group = to.add_argument_group('listening and proxies')
+    group.add_argument(
+        '--bind',
+        action='append',
+        metavar='WHERE',
+        help='HOST:PORT, [IPV6]:PORT, unix:PATH or fd:NUMBER instead of --host and --port; more than once for several. '
+        'Sockets that systemd hands over are used, too',
+    )
+    group.add_argument('--certfile', metavar='FILE', help='serve HTTPS with this certificate (chain), in PEM')
+    group.add_argument('--keyfile', metavar='FILE', help='its private key, if that is not in the same file')
+    group.add_argument(
+        '--trusted-proxies',
+        type=_networks,
+        metavar='CIDRS',
+        help='addresses of proxies, such as 10.0.0.0/8,::1, whose Forwarded and X-Forwarded-* fields are believed; '
+        'unix sockets are, too',
+    )
+    group.add_argument(
+        '--proxy-fields',
+        choices=('either', 'forwarded', 'x-forwarded'),
+        default='either',
+        help='which fields the proxies write; a client can claim anything in those that they pass on unwritten '
+        '(default: Forwarded where there is no X-Forwarded-For)',
+    )
+    group.add_argument(
+        '--forwarded',
+        choices=('drop', 'pass'),
+        help='what becomes of these fields from anybody else: dropped, or passed on unread (default: drop with '
+        '--trusted-proxies, else pass)',
+    )
+    group.add_argument(
+        '--root-path',
+        type=_root_path,
+        metavar='PATH',
+        default='',
+        help='where the application is for the client, its SCRIPT_NAME; a proxy may have taken it off the path or not',
+    )
+
+
+def add_routes(to: argparse.ArgumentParser) -> None:
+    """Add which application a request is for."""
+    group = to.add_argument_group('routes')
+    group.add_argument(
+        '--route',
+        dest='routes',
+        action='append',
+        type=_route,
+        metavar='HOST/PREFIX=QUEUE[;timeout=S;queue-timeout=S;priority=N]',
+        help='requests for this host and path go to this queue instead of --queue; host or prefix may be left out, the '
+        'longest prefix wins and becomes SCRIPT_NAME, what no route takes is 404',
+    )
+    group.add_argument(
+        '--routes',
+        dest='routes',
+        action='extend',
+        type=_routes_file,
+        metavar='FILE',
+        help='a TOML file with [[route]] tables: match = "HOST/PREFIX", queue = "ID", and the same options',
+    )
 
 
 def add_limits(to: argparse.ArgumentParser) -> None:
@@ -223,7 +318,7 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         type=count,
         metavar='BYTES',
         default=defaults.max_body,
-        help='longest request body, else 413 (default: %(default)d, which is also the most)',
+        help='longest request body, else 413 (default: %(default)d)',
     )
     group.add_argument(
         '--max-head',
@@ -241,36 +336,91 @@ def _port(text: str) -> int:
     return value
 
 
+def _networks(text: str) -> list[Network]:
+    try:
+        return read_networks(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _root_path(text: str) -> str:
+    path = text.rstrip('/')
+    if path and not path.startswith('/'):
+        raise argparse.ArgumentTypeError(f'{text!r} does not begin with a slash')
+    return path
+
+
+def _route(text: str) -> Route:
+    try:
+        return read_route(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _routes_file(text: str) -> list[Route]:
+    try:
+        with Path(text).open('rb') as file:
+            return read_table(tomllib.load(file))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f'{text}: {error}') from None
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.certfile:
+        if options.keyfile:
+            raise ValueError('--keyfile needs --certfile')
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(['http/1.1'])
+    # Without a password OpenSSL would ask for that of an encrypted key on the terminal.
+    context.load_cert_chain(options.certfile, options.keyfile, password='')
+    return context
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     command = parser()
     options = command.parse_args(arguments)
-    check_limits(command, options)
     logs.set_up(options.verbose, options.log_format)
     return run(options)
-
-
-def check_limits(command: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a usage error where a limit cannot be kept."""
-    if options.max_body > MAX_BODY:
-        command.error(f'--max-body: a body travels in one message, so {MAX_BODY} bytes is the most')
 
 
 def run(options: argparse.Namespace) -> int:
     """Listen and serve until told to end; return the exit code."""
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     try:
-        sockets = netutil.bind_sockets(options.port, options.host, backlog=2048)
-    except OSError as error:
-        reason = error.strerror or error
-        where = f'{options.host}:{options.port}'
-        print(f'crew-wsgi-front: cannot listen on {where}: {reason}; choose another --host or --port', file=sys.stderr)
-        return 2
-    try:
-        return asyncio.run(serve(options, sockets))
-    except BrokerRefused as error:
-        print(f'crew-wsgi-front: {error}', file=sys.stderr)
-        return 2
+        Routes(options.routes or ())
+        tls = _tls(options)
+    except (OSError, ValueError) as error:
+        named = f'--certfile {options.certfile}: ' if isinstance(error, OSError) else ''
+        return _fail(f'{named}{error}')
+    with ExitStack() as at_end:
+        try:
+            sockets = inherited_sockets()
+        except (OSError, ValueError) as error:
+            return _fail(f'cannot use the sockets of LISTEN_FDS: {error}')
+        for bind in options.bind or ([] if sockets else [_address(options)]):
+            try:
+                sockets += open_sockets(bind, at_end)
+            except OSError as error:
+                reason = error.strerror or error
+                instead = '--bind' if options.bind else '--host or --port'
+                return _fail(f'cannot listen on {bind}: {reason}; choose another {instead}')
+            except ValueError as error:
+                return _fail(f'--bind: {error}')
+        try:
+            return asyncio.run(serve(options, sockets, tls))
+        except BrokerRefused as error:
+            return _fail(str(error))
+
+
+def _address(options: argparse.Namespace) -> str:
+    return f'[{options.host}]:{options.port}' if ':' in options.host else f'{options.host}:{options.port}'
+
+
+def _fail(why: str) -> int:
+    print(f'crew-wsgi-front: {why}', file=sys.stderr)
+    return 2
 
 
 if __name__ == '__main__':

@@ -1,4 +1,7 @@
-"""Run a WSGI application once (PEP 3333): environ in, response out; nothing is sent from here.
+"""Run a WSGI application once (PEP 3333): environ in, response out, whole or in parts; nothing is sent from here.
+
+A response that is whole when the application is done leaves whole. One that is yielded in pieces leaves as they come:
+PEP 3333 wants no piece to wait for the next.
 
 The rules that the application must keep are checked where it breaks them, so that its own traceback shows the place.
 """
@@ -11,9 +14,12 @@ from typing import Any, Protocol, TypeAlias
 from crew_wsgi.headers import HeaderPairs, end_to_end
 from crew_wsgi.messages import Response
 
-__all__ = ['Application', 'ApplicationError', 'StartResponse', 'run_application']
+__all__ = ['Application', 'ApplicationError', 'StartResponse', 'Stream', 'run_application']
 
 log = logging.getLogger(__name__)
+
+#: The longest body that leaves in one message with its head.
+MAX_WHOLE = 64 * 1024
 
 #: What a response is that nobody waits for: half of one cannot be judged by the rules.
 UNHEARD = Response(status='499 Client Closed Request')
@@ -37,37 +43,62 @@ class ApplicationError(Exception):
     """Raised when the application breaks a rule of PEP 3333 or of HTTP."""
 
 
+class Stream(Protocol):
+    """Where a response goes that leaves in parts."""
+
+    def begin(self, response: Response) -> None:
+        """Send the head; the body of ``response`` is empty."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body, waiting while too many are on their way.
+
+        Raises:
+            BrokenPipeError: nobody takes them any more.
+        """
+
+
 def run_application(
     application: Application,
     environ: dict[str, Any],
+    stream: Stream,
     *,
-    max_body: int,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Response:
-    """Call the application and return its whole response. Its iterable's ``close`` is called once, whatever happens.
+) -> Response | None:
+    """Call the application. Its iterable's ``close`` is called once, whatever happens.
 
     Args:
         application: the WSGI application.
         environ: its environ.
-        max_body: the longest response body that can be carried, in bytes.
+        stream: where a response goes that leaves in parts.
         cancelled: asked between pieces; when true nobody waits for the rest: none of it is asked for, and what is
             returned is a 499.
+
+    Returns:
+        The response, or None if all of it has gone to ``stream``.
 
     Raises:
         ApplicationError: the application broke a rule.
         Exception: whatever it raised.
     """
-    execution = _Execution(environ, max_body)
-    result = application(environ, execution.start_response)
+    execution = _Execution(environ, stream)
     try:
-        for piece in result:
-            execution.write(piece)
-            if execution.satisfied or cancelled():
-                break
-    finally:
-        close = getattr(result, 'close', None)
-        if close is not None:
-            close()
+        result = application(environ, execution.start_response)
+        try:
+            # What has one piece is whole with it; nothing is to be gained by sending it before the end is known.
+            single = isinstance(result, (list, tuple)) and len(result) == 1
+            for piece in result:
+                execution.take(piece)
+                if execution.satisfied or cancelled():
+                    break
+                if not single:
+                    execution.flush()
+        finally:
+            close = getattr(result, 'close', None)
+            if close is not None:
+                close()
+    except BrokenPipeError:
+        if not cancelled():
+            raise
     # Asked again, because the application may have seen it first and left off by itself.
     return UNHEARD if cancelled() else execution.finish()
 
@@ -75,14 +106,16 @@ def run_application(
 class _Execution:
     """What the application has said so far."""
 
-    def __init__(self, environ: dict[str, Any], max_body: int) -> None:
+    def __init__(self, environ: dict[str, Any], stream: Stream) -> None:
         self._method = environ['REQUEST_METHOD']
         self._request_id = environ.get('crew.request_id', '')
-        self._max_body = max_body
+        self._stream = stream
         self._status: str | None = None
         self._headers: HeaderPairs = ()
+        self._length: int | None = None
         self._pieces: list[bytes] = []
         self._size = 0
+        self._begun = False
 
     # What the application calls
 
@@ -100,11 +133,17 @@ class _Execution:
             raise ApplicationError('start_response was called twice without exc_info')
         self._headers = end_to_end(self._checked(status, headers))
         self._status = status
+        self._length = self._content_length()
         if len(self._headers) < len(headers):
             log.warning('request %s: hop-by-hop headers were dropped, they are the server’s own', self._request_id)
         return self.write
 
     def write(self, data: bytes) -> None:
+        self.take(data)
+        self.flush()
+
+    def take(self, data: bytes) -> None:
+        """Take a piece of the body."""
         if not isinstance(data, bytes):
             raise ApplicationError(f'a piece of the body must be bytes, not {type(data).__name__}')
         if not data:
@@ -112,13 +151,40 @@ class _Execution:
         if self._status is None:
             raise ApplicationError('the body began before start_response was called')
         self._size += len(data)
-        if self._size > self._max_body:
-            raise ApplicationError(f'the body is longer than {self._max_body} bytes')
+        if self._bodiless:
+            return
+        excess = 0 if self._length is None else self._size - self._length
+        if excess > 0:
+            # Whoever reads the response would take what is too much for the beginning of the next one.
+            if excess >= len(data):
+                return
+            cut = f'a body of more than its Content-Length of {self._length} bytes was cut'
+            log.warning('%s (request %s)', cut, self._request_id)
+            data = data[: len(data) - excess]
         self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Send what there is of the body, unless the response is whole already."""
+        if not self._pieces:
+            return
+        if not self._begun:
+            if self._length is not None and self._size >= self._length:
+                return
+            self._begin()
+        self._send()
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._stream.begin(self._response(b'', self._length))
+
+    def _send(self) -> None:
+        data = self._pieces[0] if len(self._pieces) == 1 else b''.join(self._pieces)
+        self._pieces.clear()
+        self._stream.write(data)
 
     @property
     def _headers_sent(self) -> bool:
-        return bool(self._pieces)
+        return self._size > 0
 
     @staticmethod
     def _checked(status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -148,26 +214,28 @@ class _Execution:
     def _bodiless(self) -> bool:
         return self._method == 'HEAD' or (self._status or '')[:3] in ('204', '304')
 
-    def finish(self) -> Response:
-        """Return the response.
+    def finish(self) -> Response | None:
+        """Return the response, or None if all of it has gone to the stream.
 
         Raises:
             ApplicationError: the application never called ``start_response``, or its body is shorter than it said.
         """
         if self._status is None:
             raise ApplicationError('the application never called start_response')
-        length = self._content_length()
         if self._bodiless:
             # RFC 9110 §8.6: a 204 must not have a Content-Length. For HEAD and 304 it says what GET would have brought.
-            return self._response(b'', None if self._status.startswith('204') else length)
-        body = b''.join(self._pieces)
-        if length is not None and len(body) < length:
-            raise ApplicationError(f'the body has {len(body)} bytes, but its Content-Length says {length}')
-        if length is not None and len(body) > length:
-            cut = f'a body of {len(body)} bytes was cut to its Content-Length of {length}'
-            log.warning('%s (request %s)', cut, self._request_id)
-            body = body[:length]
-        return self._response(body, len(body))
+            return self._response(b'', None if self._status.startswith('204') else self._length)
+        if self._length is not None and self._size < self._length:
+            raise ApplicationError(f'the body has {self._size} bytes, but its Content-Length says {self._length}')
+        size = sum(map(len, self._pieces))
+        if not self._begun and size <= MAX_WHOLE:
+            return self._response(b''.join(self._pieces), size)
+        if not self._begun:
+            self._length = size
+            self._begin()
+        if self._pieces:
+            self._send()
+        return None
 
     def _response(self, body: bytes, length: int | None) -> Response:
         # One Content-Length in one spelling, whatever the application wrote: 05, or 5 twice, is where smuggling begins.

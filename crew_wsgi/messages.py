@@ -14,7 +14,7 @@ from typing import Any
 from crew.exceptions import ProtocolError
 from crew_wsgi.headers import HeaderPairs, check_header, is_token
 
-__all__ = ['CONTENT_TYPE', 'MAX_BODY', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
+__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
 __all__ += ['encode_response']
 
 #: The content type of such a body in AMQP.
@@ -28,9 +28,6 @@ _VERSION = 1
 _NO_FLAGS = 0
 
 MAX_HEAD = 1024 * 1024
-
-#: RabbitMQ 4 refuses messages over 16 MiB by default, and a body travels in one message.
-MAX_BODY = 8 * 1024 * 1024
 
 _STATUS = re.compile(r'[2-5][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?')
 
@@ -48,6 +45,8 @@ class Request:
         scheme: ``http`` or ``https``.
         client: address and port of the client.
         server: address and port that it reached.
+        root: where the application is for the client, as far as that is not in ``target`` (percent-encoded).
+        mount: the beginning of the path in ``target`` that belongs to that too.
         request_id: names the request in every log.
     """
 
@@ -59,6 +58,8 @@ class Request:
     scheme: str = 'http'
     client: tuple[str, int] = ('', 0)
     server: tuple[str, int] = ('', 0)
+    root: str = ''
+    mount: str = ''
     request_id: str = ''
 
     def __post_init__(self) -> None:
@@ -119,6 +120,8 @@ def encode_request(request: Request) -> bytes:
         'scheme': request.scheme,
         'client': request.client,
         'server': request.server,
+        'root': request.root,
+        'mount': request.mount,
         'id': request.request_id,
     }
     return _join(head, request.body)
@@ -141,6 +144,8 @@ def decode_request(data: bytes) -> Request:
             scheme=_text(head['scheme']),
             client=_address(head['client']),
             server=_address(head['server']),
+            root=_text(head.get('root', '')),
+            mount=_text(head.get('mount', '')),
             request_id=_text(head['id']),
         )
     except (KeyError, ValueError) as error:

@@ -44,6 +44,7 @@ class Problem:
 
 
 TOO_MANY = Problem(503, 'connection_limit_reached', 'Too many requests are in flight.', 1)
+NOT_FOUND = Problem(404, 'destination_not_found', 'There is no application for this host and path.')
 UNAVAILABLE = Problem(503, 'destination_unavailable', 'The queue cannot be reached now.', 5)
 
 

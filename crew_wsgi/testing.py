@@ -26,6 +26,7 @@ from crew.worker.deliveries import Limits as RunLimits
 from crew_wsgi.front import Front
 from crew_wsgi.gateway import Application
 from crew_wsgi.handler import Limits
+from crew_wsgi.routes import Route, Routes
 from crew_wsgi.worker import in_process
 
 __all__ = ['Bridge', 'crew_bridge']
@@ -60,6 +61,7 @@ class Bridge:
         limits: Limits | None = None,
     ) -> None:
         self._urls = checked(url)
+        self._id = queue
         self._queue = topology.task_queue(queue)
         self._limits = limits or Limits()
         self._worker = in_process(
@@ -117,7 +119,7 @@ class Bridge:
 
     async def _listen(self) -> None:
         engine = Engine(asyncio.get_running_loop(), self._urls, [self._queue], name='crew-wsgi-front')
-        self._front = Front(engine, self._queue.name, self._limits)
+        self._front = Front(engine, Routes([Route(self._id)]), self._limits)
         sockets = netutil.bind_sockets(0, '127.0.0.1')
         self.port = sockets[0].getsockname()[1]
         self._front.listen(sockets)

@@ -1,9 +1,11 @@
 """``crew-wsgi-worker``: takes requests from the queue and runs a WSGI application for each."""
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any, BinaryIO
 
 from crew import deadlines, logs
 from crew.messages import Reply
@@ -18,6 +20,7 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL, safe_url
+from crew.worker.bodies import Input, Output
 from crew.worker.consumer import Settings
 from crew.worker.deliveries import Limits, Terms
 from crew.worker.in_process import InProcessWorker
@@ -29,7 +32,7 @@ from crew_wsgi.debug import load_debugged, reload_on_change
 from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
 from crew_wsgi.loader import add_app_dir, load_application
-from crew_wsgi.messages import CONTENT_TYPE, MAX_BODY, decode_request, encode_response
+from crew_wsgi.messages import CONTENT_TYPE, Request, Response, decode_request, encode_response
 from crew_wsgi.options import add_broker
 
 __all__ = ['in_process', 'load', 'main', 'wsgi_task']
@@ -37,6 +40,9 @@ __all__ = ['in_process', 'load', 'main', 'wsgi_task']
 log = logging.getLogger('crew_wsgi.worker')
 
 DEFAULT_LIMITS = Limits()
+
+#: How much of a long request body is taken from its stream at once, in bytes.
+READ_AHEAD = 64 * 1024
 
 DEBUG_HELP = 'reload on code change, and werkzeug’s debugger in the browser; never where strangers reach it'
 
@@ -55,16 +61,76 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
         deadlines.enter(run.time_left())
         request = decode_request(run.call.body)
         run.describe(f'{request.method} {request.target} (request {request.request_id})')
-        environ = build_environ(request, multithread=multithread, multiprocess=multiprocess)
+        body = _body(run, request)
+        environ = build_environ(request, body, multithread=multithread, multiprocess=multiprocess)
         environ['crew.disconnected'] = lambda: run.cancelled
-        response = run_application(application, environ, max_body=MAX_BODY, cancelled=lambda: run.cancelled)
-        milliseconds = 1000 * (run.timeout - run.time_left())
-        # Frameworks log their own exceptions, but know no request id; this line beside it has it.
-        level = logging.WARNING if response.code >= 500 else logging.DEBUG
-        log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
+        response = run_application(application, environ, _Answer(run), cancelled=lambda: run.cancelled)
+        if response is None:
+            return None
+        _log_answer(run, response)
         return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
 
     return task
+
+
+def _body(run: Run, request: Request) -> BinaryIO | None:
+    """Return the body of a request that did not come whole."""
+    if run.input is None:
+        return None
+    run.input.prepend(request.body)
+    return io.BufferedReader(_Body(run, run.input), READ_AHEAD)
+
+
+def _log_answer(run: Run, response: Response) -> None:
+    milliseconds = 1000 * (run.timeout - run.time_left())
+    # Frameworks log their own exceptions, but know no request id; this line beside it has it.
+    level = logging.WARNING if response.code >= 500 else logging.DEBUG
+    log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
+
+
+class _Body(io.RawIOBase):
+    """The body of a request as it comes. With each piece the time begins anew, that of the application's calls too."""
+
+    def __init__(self, run: Run, body: Input) -> None:
+        super().__init__()
+        self._run = run
+        self._body = body
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; see :class:`crew.worker.bodies.Input`."""
+        size = self._body.readinto(buffer)
+        deadlines.enter(self._run.timeout)
+        return size
+
+
+class _Answer:
+    """A response that leaves in parts: the ``Stream`` of :mod:`crew_wsgi.gateway`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._output: Output | None = None
+
+    def begin(self, response: Response) -> None:
+        """Send the head."""
+        _log_answer(self._run, response)
+        self._output = self._run.begin(
+            Reply(
+                correlation_id=self._run.call.correlation_id,
+                body=encode_response(response),
+                content_type=CONTENT_TYPE,
+                more=True,
+            )
+        )
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the body."""
+        assert self._output is not None
+        self._output.write(data)
+        deadlines.enter(self._run.timeout)
 
 
 def in_process(

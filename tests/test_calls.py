@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from crew.calls import MAX_RUNS, QUEUE_GRACE, RUN_GRACE, Action, Calls, Republish, Settle, Tell
+from crew.calls import MAX_RUNS, QUEUE_GRACE, RUN_GRACE, Action, Calls, Part, Republish, Settle, Tell
 from crew.codec import decode, encode
 from crew.envelope import Envelope
 from crew.exceptions import (
@@ -26,7 +26,22 @@ from crew.exceptions import (
     Unroutable,
     WorkerLost,
 )
-from crew.messages import Accept, Call, Cancel, DeadLetter, Failure, FailureKind, Go, Message, Reply, Returned, Stop
+from crew.messages import (
+    Accept,
+    Call,
+    Cancel,
+    Chunk,
+    Credit,
+    DeadLetter,
+    Failure,
+    FailureKind,
+    Go,
+    Message,
+    Reply,
+    Reset,
+    Returned,
+    Stop,
+)
 
 REPLIES = 'crew.master.1'
 INBOX = 'crew.worker.1'
@@ -39,6 +54,10 @@ REDELIVERED = Accept(correlation_id='1', inbox=INBOX, ask=True, redelivered=True
 IDEMPOTENT = dataclasses.replace(ACCEPTED, idempotent=True)
 REDELIVERED_IDEMPOTENT = dataclasses.replace(REDELIVERED, idempotent=True)
 RETURNED = Returned(correlation_ids=('1',))
+BEGUN = Reply(correlation_id='1', more=True)
+CHUNK = Chunk(correlation_id='1', offset=0, body=b'x')
+LAST = Chunk(correlation_id='1', offset=1, body=b'x', last=True)
+CREDIT = Credit(correlation_id='1', offset=1000)
 GO = Tell(INBOX, Go(correlation_id='1', reply_to=REPLIES))
 STOP = Tell(INBOX, Stop(correlation_id='1', reply_to=REPLIES))
 DEAD = DeadLetter(
@@ -73,7 +92,7 @@ def tell(calls: Calls[str], message: Message, now: float = 0.0) -> list[Action[s
     return calls.receive(message, now=now, wall=1_700_000_000.0)
 
 
-def outcome(actions: list[Action[str]]) -> Reply | CrewError:
+def outcome(actions: list[Action[str]]) -> Reply | Chunk | CrewError:
     """What the one waiter is given; nothing else happens but that a worker may be told."""
     [settle] = [action for action in actions if isinstance(action, Settle)]
     assert settle.waiter == 'waiter'
@@ -319,6 +338,107 @@ def test_either_way_what_the_broker_cannot_route_is_unroutable(before: tuple[Mes
     assert 'crew.tasks.wsgi' in str(error)
 
 
+# Bodies in parts
+
+
+def test_running_the_beginning_of_an_answer_is_given_and_its_chunks_until_the_last_settles() -> None:
+    calls = in_flight(ACCEPTED)
+    assert tell(calls, BEGUN) == [Part('waiter', BEGUN)]
+    assert tell(calls, CHUNK) == [Part('waiter', CHUNK)]
+    assert tell(calls, LAST) == [Settle('waiter', LAST)]
+    assert len(calls) == 0
+
+
+def test_running_a_credit_is_given() -> None:
+    assert tell(in_flight(ACCEPTED), CREDIT) == [Part('waiter', CREDIT)]
+
+
+@pytest.mark.parametrize('message', [BEGUN, CHUNK, LAST, CREDIT])
+@pytest.mark.parametrize('before', [(), (RETURNED,), (ACCEPTED, RETURNED)])
+def test_waiting_a_part_means_nothing(message: Message, before: tuple[Message, ...]) -> None:
+    calls = in_flight(*before)
+    assert tell(calls, message) == []
+    assert '1' in calls
+
+
+@pytest.mark.parametrize('message', [CHUNK, LAST])
+def test_running_a_chunk_of_an_answer_that_has_not_begun_means_nothing(message: Message) -> None:
+    calls = in_flight(ACCEPTED)
+    assert tell(calls, message) == []
+    assert '1' in calls
+
+
+@pytest.mark.parametrize(('before', 'part'), [((), BEGUN), ((BEGUN,), CHUNK), ((), CREDIT), ((BEGUN,), CREDIT)])
+def test_with_each_part_the_time_begins_anew(before: tuple[Message, ...], part: Message) -> None:
+    calls = in_flight(ACCEPTED, *before)
+    tell(calls, part, now=50.0)
+    assert calls.next_deadline() == 50.0 + LIMIT + RUN_GRACE
+    told, *settled = calls.expire(50.0 + LIMIT + RUN_GRACE)
+    assert isinstance(told, Tell) and isinstance(told.message, Cancel)
+    assert isinstance(outcome(settled), TimeoutError)
+
+
+def test_paused_there_is_no_deadline_until_it_goes_on() -> None:
+    calls = in_flight(ACCEPTED, BEGUN)
+    calls.pause('1')
+    assert tell(calls, CHUNK, now=10.0) == [Part('waiter', CHUNK)]
+    assert (calls.next_deadline(), calls.expire(1e9)) == (None, [])
+    calls.resume('1', now=100.0)
+    assert calls.next_deadline() == 100.0 + LIMIT + RUN_GRACE
+
+
+def test_waiting_or_unknown_there_is_nothing_to_pause() -> None:
+    calls = in_flight()
+    for name in ('1', '?'):
+        calls.pause(name)
+        calls.resume(name, now=100.0)
+    assert calls.next_deadline() == WAIT + QUEUE_GRACE
+
+
+@get_or_post
+@pytest.mark.parametrize('before', [(BEGUN,), (BEGUN, CHUNK), (CREDIT,)])
+@pytest.mark.parametrize('message', [REDELIVERED, REDELIVERED_IDEMPOTENT, DEAD])
+def test_a_call_of_which_a_part_is_under_way_is_not_run_again(
+    before: tuple[Message, ...], message: Message, idempotent: bool
+) -> None:
+    calls = in_flight(ACCEPTED, *before, idempotent=idempotent)
+    actions = tell(calls, message)
+    assert (STOP in actions) == isinstance(message, Accept)
+    assert isinstance(outcome(actions), WorkerLost)
+
+
+@pytest.mark.parametrize('before', [(ACCEPTED,), (ACCEPTED, BEGUN), (ACCEPTED, BEGUN, CHUNK), (ACCEPTED, CREDIT), ()])
+@pytest.mark.parametrize(
+    ('reset', 'kind'),
+    [
+        (Reset(correlation_id='1', reason='KeyError: 3'), RemoteError),
+        (Reset(correlation_id='1', reason='too long', timeout=True), TimeoutError),
+    ],
+)
+def test_a_reset_settles(before: tuple[Message, ...], reset: Reset, kind: type[CrewError]) -> None:
+    error = outcome(tell(in_flight(*before), reset))
+    assert type(error) is kind and reset.reason in str(error)
+
+
+@pytest.mark.parametrize(('before', 'lost'), [((BEGUN,), True), ((CREDIT,), True), ((), False)])
+def test_a_message_to_the_worker_that_comes_back_means_that_it_is_gone(before: tuple[Message, ...], lost: bool) -> None:
+    calls = in_flight(ACCEPTED, *before, idempotent=True)
+    actions = calls.worker_gone('1')
+    # With nothing under way another worker will ask.
+    assert ('1' in calls) == (not lost)
+    assert not lost or isinstance(outcome(actions), WorkerLost)
+    assert calls.worker_gone('?') == []
+
+
+def test_where_the_worker_listens_is_known_while_it_runs() -> None:
+    calls = in_flight()
+    assert calls.inbox('1') == calls.inbox('?') == ''
+    tell(calls, ACCEPTED)
+    assert calls.inbox('1') == INBOX
+    tell(calls, RETURNED)
+    assert calls.inbox('1') == ''
+
+
 # What a worker says of its task
 
 
@@ -393,6 +513,11 @@ def test_unknown_an_accept_is_answered_cancel() -> None:
     'message',
     [
         Reply(correlation_id='?'),
+        Reply(correlation_id='?', more=True),
+        Chunk(correlation_id='?', offset=0),
+        Chunk(correlation_id='?', offset=0, last=True),
+        Credit(correlation_id='?', offset=1),
+        Reset(correlation_id='?'),
         Failure(correlation_id='?', kind='raised'),
         Returned(correlation_ids=('?',)),
         DeadLetter(correlation_id='?', reason='expired', time=None, envelope=Envelope(), queue='q'),
@@ -531,6 +656,8 @@ class AnyMessage(RuleBasedStateMachine):
         #: The calls that were not sent, and until when each may wait; those among them of which a worker spoke.
         self.unsent: dict[int, float] = {}
         self.slandered: set[int] = set()
+        #: The calls of which a part is under way, either way.
+        self.spent: set[int] = set()
 
     ids = st.sampled_from('abc')
 
@@ -574,9 +701,32 @@ class AnyMessage(RuleBasedStateMachine):
             self.slandered.add(call)
         actions = self.calls.receive(message, now=self.now, wall=0.0)
         gone = sum(isinstance(action, Tell) and isinstance(action.message, Go) for action in actions)
-        assert not gone or (ask and call is not None)
+        assert not gone or (ask and call is not None and call not in self.spent)
         if call is not None:
             self.gos[call] += gone
+        self.take(actions)
+
+    @rule(name=ids, what=st.sampled_from(['begun', 'chunk', 'credit', 'pause', 'resume', 'worker gone']))
+    def part(self, name: str, what: str) -> None:
+        call = self.current(name)
+        actions: list[Action[int]] = []
+        if what == 'pause':
+            self.calls.pause(name)
+        elif what == 'resume':
+            self.calls.resume(name, now=self.now)
+        elif what == 'worker gone':
+            actions = self.calls.worker_gone(name)
+        else:
+            message: Message = Reply(correlation_id=name, more=True)
+            if what != 'begun':
+                message = (
+                    Credit(correlation_id=name, offset=1) if what == 'credit' else Chunk(correlation_id=name, offset=0)
+                )
+            actions = self.calls.receive(message, now=self.now, wall=0.0)
+        parts = [action for action in actions if isinstance(action, Part)]
+        assert not parts or call is not None
+        if parts and call is not None:
+            self.spent.add(call)
         self.take(actions)
 
     @rule(names=st.lists(ids | st.just('?'), max_size=4))
@@ -607,7 +757,7 @@ class AnyMessage(RuleBasedStateMachine):
             kind: FailureKind = 'raised' if what == 'raised' else 'timeout'
             actions = self.calls.receive(Failure(correlation_id=name, kind=kind), now=self.now, wall=0.0)
         again = sum(isinstance(action, Republish) for action in actions)
-        assert not again or (what == 'dead' and call is not None and self.idempotent[call])
+        assert not again or (what == 'dead' and call is not None and self.idempotent[call] and call not in self.spent)
         assert again or name not in self.calls
         if what == 'cancel' and call is not None:
             self.unsent.pop(call, None)
@@ -669,8 +819,10 @@ class AnyMessage(RuleBasedStateMachine):
         assert all(self.current(self.names[call]) == call for call in self.unsent)
 
     @invariant()
-    def whatever_is_in_flight_has_a_deadline(self) -> None:
-        assert (self.calls.next_deadline() is None) == (len(self.calls) == 0)
+    def whatever_is_in_flight_and_not_paused_has_a_deadline(self) -> None:
+        paused = [flight for flight in self.calls._flights.values() if flight.deadline == math.inf]
+        assert all(flight.running for flight in paused)
+        assert (self.calls.next_deadline() is None) == (len(self.calls) == len(paused))
 
 
 class World(RuleBasedStateMachine):

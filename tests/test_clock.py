@@ -80,6 +80,38 @@ def test_a_run_of_which_the_caller_has_heard_says_so(clock: Clock) -> None:
     assert clock.running() == [RECORD]
 
 
+def test_a_run_whose_time_begins_anew_is_read_so(clock: Clock) -> None:
+    clock.start(0, RECORD)
+    clock.start(1, RECORD)
+    clock.accept(1)
+    clock.renew(1, 100.25, 30.5)
+    assert clock.running() == [RECORD, replace(RECORD, started=100.25, timeout=30.5, accepted=True)]
+    clock.stop(1)
+    clock.renew(1, 200.0, 30.5)
+    assert clock.running() == [RECORD]
+
+
+@given(st.floats(0.001, 1e9), st.sampled_from([0.5, 60.0, 86400.0, 1e9]))
+def test_whatever_the_time_a_renewed_record_is_whole(started: float, timeout: float) -> None:
+    clock = Clock(1)
+    clock.start(0, RECORD)
+    clock.renew(0, started, timeout)
+    assert clock.running() == [replace(RECORD, started=started, timeout=timeout)]
+    clock.close()
+
+
+@pytest.mark.parametrize('written', range(24))
+def test_a_record_that_is_being_renewed_is_never_half_old(clock: Clock, written: int) -> None:
+    clock.start(0, RECORD)
+    at = clock._at(0) + 2
+    before = bytes(clock._memory[at : at + 24])
+    clock.renew(0, 98765.4321, 43.21)
+    after = bytes(clock._memory[at : at + 24])
+    for torn in (after[:written] + before[written:], after[:written] + bytes(24 - written)):
+        clock._memory[at : at + 24] = torn
+        assert clock.running() in ([], [RECORD], [replace(RECORD, started=98765.4321, timeout=43.21)])
+
+
 def test_a_process_says_where_it_is_reached_and_when_it_leaves(clock: Clock) -> None:
     clock.set_ready('crew.worker.1')
     assert (clock.was_ready, clock.leaving, clock.inbox) == (True, False, 'crew.worker.1')

@@ -20,6 +20,8 @@ from crew.messages import (
     Accept,
     Call,
     Cancel,
+    Chunk,
+    Credit,
     DeadLetter,
     Failure,
     Go,
@@ -27,6 +29,7 @@ from crew.messages import (
     Message,
     Publication,
     Reply,
+    Reset,
     Returned,
     Stop,
 )
@@ -55,6 +58,7 @@ calls = st.builds(
     priority=st.sampled_from([0, 1, 2, 3, 4]).map(lambda level: (1 << level) >> 1),
     persistent=st.booleans(),
     sent=st.none() | seconds.map(lambda later: 1_700_000_000 + later),
+    more=st.booleans(),
     headers=headers,
 )
 others: st.SearchStrategy[Message] = st.one_of(
@@ -64,8 +68,19 @@ others: st.SearchStrategy[Message] = st.one_of(
         body=st.binary(max_size=40),
         content_type=texts,
         content_encoding=texts,
+        more=st.booleans(),
         headers=headers,
     ),
+    st.builds(
+        Chunk,
+        correlation_id=ids,
+        reply_to=texts,
+        offset=st.integers(0, 2**63 - 1),
+        last=st.booleans(),
+        body=st.binary(max_size=40),
+    ),
+    st.builds(Credit, correlation_id=ids, reply_to=texts, offset=st.integers(0, 2**63 - 1)),
+    st.builds(Reset, correlation_id=ids, reason=texts, timeout=st.booleans()),
     st.builds(
         Failure,
         correlation_id=ids,
@@ -159,6 +174,61 @@ TABLE: list[tuple[Message, Envelope]] = [
             body=b'{}',
             content_type='application/json',
             content_encoding='gzip',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Call(correlation_id='1', reply_to='q', more=True),
+        Envelope(
+            type='call',
+            correlation_id='1',
+            reply_to='q',
+            content_type='application/octet-stream',
+            headers={'crew-v': 1, 'crew-reply': 'q', 'crew-more': True},
+        ),
+    ),
+    (
+        Reply(correlation_id='1', body=b'x', more=True),
+        Envelope(
+            type='reply',
+            correlation_id='1',
+            body=b'x',
+            content_type='application/octet-stream',
+            headers={'crew-v': 1, 'crew-more': True},
+        ),
+    ),
+    (
+        Chunk(correlation_id='1', reply_to='q', offset=2**63 - 1, body=b'x'),
+        Envelope(
+            type='chunk',
+            correlation_id='1',
+            reply_to='q',
+            body=b'x',
+            headers={'crew-v': 1, 'crew-offset': 2**63 - 1},
+        ),
+    ),
+    (
+        Chunk(correlation_id='1', offset=3, last=True),
+        Envelope(type='chunk', correlation_id='1', headers={'crew-v': 1, 'crew-offset': 3, 'crew-last': True}),
+    ),
+    (
+        Credit(correlation_id='1', reply_to='q', offset=1048576),
+        Envelope(
+            type='credit',
+            correlation_id='1',
+            reply_to='q',
+            body=b'{"offset": 1048576}',
+            content_type='application/json',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
+        Reset(correlation_id='1', reason='KeyError: 3', timeout=True),
+        Envelope(
+            type='reset',
+            correlation_id='1',
+            body=b'{"reason": "KeyError: 3", "timeout": true}',
+            content_type='application/json',
             headers={'crew-v': 1},
         ),
     ),
@@ -461,9 +531,46 @@ def test_publishing_again_keeps_all_that_the_caller_said(call: Call) -> None:
     assert codec.decode(again) == dataclasses.replace(before, expiration=7, sent=5)
 
 
+# Bodies in parts
+
+OFFSETS = [None, -1, 2**63, 1.0, True, '1', [], math.nan]
+
+
+@pytest.mark.parametrize('offset', OFFSETS)
+def test_an_offset_that_cannot_be_is_a_protocol_error(offset: Any) -> None:
+    headers = {'crew-v': 1, 'crew-offset': offset}
+    body = json.dumps({'offset': offset}).encode()
+    for envelope in (
+        Envelope(type='chunk', correlation_id='1', headers=headers),
+        Envelope(type='credit', correlation_id='1', headers={'crew-v': 1}, body=body),
+    ):
+        with pytest.raises(ProtocolError):
+            codec.decode(envelope)
+
+
+@pytest.mark.parametrize('type', ['chunk', 'credit'])
+def test_an_offset_must_be_there(type: str) -> None:
+    with pytest.raises(ProtocolError):
+        codec.decode(Envelope(type=type, correlation_id='1', headers={'crew-v': 1}, body=b'{}'))
+
+
+@pytest.mark.parametrize(('type', 'name'), [('call', 'crew-more'), ('reply', 'crew-more'), ('chunk', 'crew-last')])
+@pytest.mark.parametrize('flag', [1, 'true', None])
+def test_a_flag_that_is_none_is_a_protocol_error(type: str, name: str, flag: Any) -> None:
+    headers = {'crew-v': 1, 'crew-offset': 0, name: flag}
+    with pytest.raises(ProtocolError):
+        codec.decode(Envelope(type=type, correlation_id='1', headers=headers))
+
+
+def test_a_chunk_comes_back_from_the_wire_as_it_was() -> None:
+    chunk = Chunk(correlation_id='1', reply_to='q', offset=2**63 - 1, last=True, body=b'x')
+    assert codec.decode(over_the_wire(codec.encode(chunk))) == chunk
+
+
 # What anybody sends
 
 TYPES = ['call', 'reply', 'error', 'accept', 'go', 'stop', 'cancel', 'returned', 'publication']
+TYPES += ['chunk', 'credit', 'reset']
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -484,6 +591,7 @@ table_values: st.SearchStrategy[Any] = st.recursive(
 )
 table_names = (
     st.sampled_from(['crew-sent', 'crew-timeout', 'crew-runs', 'crew-reply', 'crew-channel', 'x-death', 'CC'])
+    | st.sampled_from(['crew-more', 'crew-offset', 'crew-last'])
     | st.text(max_size=5)
     | st.binary(max_size=3)
 )

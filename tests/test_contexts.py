@@ -48,7 +48,8 @@ def a_run(
 ) -> Run:
     payload = pack(id)
     call = Call(correlation_id=id, body=payload.body, content_type=payload.content_type, headers=headers)
-    return Run(call, slot, timeout, time.monotonic(), CLOCK, 'test', publish)
+    owner: Any = SimpleNamespace(publish=publish)
+    return Run(call, slot, timeout, time.monotonic(), CLOCK, 'test', owner)
 
 
 def runs() -> list[Run]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from crew.envelope import Envelope
-from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Stop
+from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Reset, Stop
 from crew.transports.base import Channel, Delivery
 from crew.worker.deliveries import (
     ACCEPT_AFTER,
@@ -19,6 +19,7 @@ from crew.worker.deliveries import (
     GIVE_BACK_AFTER,
     LONGEST_RUN,
     MAX_RUNS,
+    PING_EVERY,
     Ack,
     Action,
     Cancelled,
@@ -28,6 +29,7 @@ from crew.worker.deliveries import (
     Held,
     Interrupt,
     Limits,
+    Ping,
     Publish,
     Replace,
     Republish,
@@ -46,6 +48,7 @@ GO = Go(correlation_id='1', reply_to=REPLIES)
 STOP = Stop(correlation_id='1', reply_to=REPLIES)
 CANCEL = Cancel(correlation_id='1', reply_to=REPLIES)
 REPLY = Reply(correlation_id='1')
+BEGUN = Reply(correlation_id='1', more=True)
 
 # The decisions know no channel; whoever carries them out does.
 NO_CHANNEL = cast(Channel, None)
@@ -421,6 +424,118 @@ def test_overdue_a_cancel_changes_nothing() -> None:
     assert to.tick(LIMIT + KILL_AFTER) == [Replace(held)]
 
 
+# Bodies in parts
+
+
+def test_a_call_that_has_more_is_accepted_as_it_starts() -> None:
+    to = deliveries()
+    accept, start = arrive(to, more=True)
+    assert isinstance(accept, Publish) and isinstance(start, Start)
+    assert accept.message == Accept(correlation_id='1', inbox=INBOX, ask=False, timeout=LIMIT)
+    # And not again.
+    assert to.tick(ACCEPT_AFTER) == []
+
+
+def test_a_call_that_has_more_and_was_told_go_is_accepted_already() -> None:
+    to = deliveries()
+    arrive(to, more=True, redelivered=True)
+    assert kinds(to.told(GO, now=1.0)) == [Start]
+
+
+def test_running_the_beginning_of_an_answer_is_published_behind_accept() -> None:
+    to, held = running()
+    accept, begun = to.answer(held, BEGUN, now=0.01)
+    assert isinstance(accept, Publish) and isinstance(accept.message, Accept) and not accept.message.ask
+    assert begun == Publish(held, BEGUN)
+    assert to.finished(held, None, now=1.0) == [Ack(held)]
+
+
+def test_accepted_the_beginning_of_an_answer_is_published_alone() -> None:
+    to, held = running()
+    assert kinds(to.tick(ACCEPT_AFTER)) == [Publish]
+    assert to.answer(held, BEGUN, now=1.0) == [Publish(held, BEGUN)]
+
+
+def test_with_progress_the_time_begins_anew() -> None:
+    to, held = running()
+    to.answer(held, BEGUN, now=50.0)
+    assert to.tick(LIMIT) == []
+    to.progress(held, now=100.0)
+    assert to.tick(100.0 + LIMIT - 0.001) == []
+    assert kinds(to.tick(100.0 + LIMIT)) == [Publish, Interrupt]
+
+
+def test_an_answer_that_has_begun_ends_in_a_reset_when_its_time_is_over() -> None:
+    to, held = running()
+    to.answer(held, BEGUN, now=0.0)
+    reset, interrupt = to.tick(LIMIT)
+    assert isinstance(reset, Publish) and isinstance(interrupt, Interrupt)
+    assert reset.message == Reset(
+        correlation_id='1', reason=f'the task ran past its limit of {LIMIT:g} s', timeout=True
+    )
+    assert to.finished(held, None, now=LIMIT + 1) == [Ack(held)]
+
+
+def test_an_answer_that_has_begun_ends_in_a_reset_when_its_task_fails() -> None:
+    to, held = running()
+    to.answer(held, BEGUN, now=0.0)
+    failure = Failure(correlation_id='1', kind='raised', type='KeyError', message='3', traceback='secret' * 1000)
+    reset = Reset(correlation_id='1', reason='KeyError: 3')
+    assert to.finished(held, failure, now=1.0) == [Publish(held, reset), Ack(held)]
+
+
+@pytest.mark.parametrize('state', ['overdue', 'orphaned', 'nobody waits'])
+def test_an_answer_does_not_begin_when_it_is_too_late(state: str) -> None:
+    to, held = running(reply_to='' if state == 'nobody waits' else REPLIES)
+    if state == 'overdue':
+        to.tick(LIMIT)
+    elif state == 'orphaned':
+        to.lost()
+    assert to.answer(held, BEGUN, now=LIMIT) == []
+    assert not held.answering
+
+
+def waiting() -> tuple[Deliveries, Held]:
+    """Deliveries with one that waits for its caller's own end, since 10."""
+    to = deliveries()
+    *_, start = arrive(to, more=True)
+    to.pause(start.held, now=10.0)
+    return to, start.held
+
+
+def test_while_it_waits_for_the_callers_end_its_time_stands_still_and_the_caller_is_looked_for() -> None:
+    to, held = waiting()
+    now = 10.0
+    for _ in range(100):
+        now += PING_EVERY
+        assert to.tick(now - 0.001) == []
+        assert to.tick(now) == [Ping(held)]
+    to.progress(held, now=now)
+    assert to.tick(now + LIMIT - 0.001) == []
+    assert kinds(to.tick(now + LIMIT)) == [Publish, Interrupt]
+
+
+def test_who_goes_on_waiting_is_not_looked_for_less_often() -> None:
+    to, held = waiting()
+    to.pause(held, now=11.0)
+    assert to.tick(10.0 + PING_EVERY) == [Ping(held)]
+
+
+def test_what_is_overdue_does_not_wait_for_anybody() -> None:
+    to, held = running()
+    to.tick(LIMIT)
+    to.pause(held, now=LIMIT)
+    assert to.tick(LIMIT + KILL_AFTER) == [Replace(held)]
+
+
+def test_a_run_is_found_while_it_can_be_answered() -> None:
+    to, held = running()
+    assert to.find(REPLIES, '1') is held
+    assert to.find(REPLIES, '2') is to.find('crew.master.2', '1') is None
+    to.lost()
+    assert to.find(REPLIES, '1') is None
+
+
 # What else is promised
 
 
@@ -674,12 +789,27 @@ class AnyOrder(RuleBasedStateMachine):
         }
 
     @precondition(lambda self: self.runs)
+    @rule(data=st.data(), what=st.sampled_from(['answer', 'progress', 'pause']))
+    def stream(self, data: st.DataObject, what: str) -> None:
+        held = data.draw(st.sampled_from(self.runs))
+        if what == 'answer' and not held.answering:
+            self.do(self.to.answer(held, Reply(correlation_id=held.call.correlation_id, more=True), now=self.now))
+        elif what == 'progress':
+            self.to.progress(held, now=self.now)
+        elif what == 'pause' and held.accepted:
+            self.to.pause(held, now=self.now)
+
+    @precondition(lambda self: self.runs)
     @rule(data=st.data(), twice=st.booleans())
     def finish(self, data: st.DataObject, twice: bool) -> None:
         held = data.draw(st.sampled_from(self.runs))
         self.runs.remove(held)
         self.ended.append(held)
-        reply = Reply(correlation_id=held.call.correlation_id)
+        reply: Reply | Failure | None = Reply(correlation_id=held.call.correlation_id)
+        if held.answering:
+            failure = Failure(correlation_id=held.call.correlation_id, kind='raised')
+            reply = data.draw(st.sampled_from([None, failure]))
+            self.answered[held] += reply is None and held.state is State.RUNNING
         self.do(self.to.finished(held, reply, now=self.now))
         if twice:
             assert self.to.finished(held, reply, now=self.now) == []
@@ -744,6 +874,8 @@ class AnyOrder(RuleBasedStateMachine):
                 self.leave(action)
             else:
                 assert held in self.runs
+                if isinstance(action, Ping):
+                    assert held.paused and held.state is State.RUNNING
                 if isinstance(action, Interrupt):
                     assert held in self.silenced or self.now >= held.started + held.timeout
 
@@ -770,8 +902,12 @@ class AnyOrder(RuleBasedStateMachine):
         assert held.delivery.tag in self.unacked
         self.runs.append(held)
 
-    def publish(self, held: Held, message: Accept | Reply | Failure) -> None:
+    def publish(self, held: Held, message: Accept | Reply | Failure | Reset) -> None:
         assert held.call.reply_to
+        assert isinstance(message, Reset) <= held.answering
+        if isinstance(message, Reply) and message.more:
+            assert held.accepted and not self.answered[held]
+            return
         if isinstance(message, Accept):
             assert message.ask == (held not in self.runs)
             assert message.idempotent == held.terms.idempotent

@@ -1,12 +1,13 @@
 """``crew-wsgi-dev``: everything on one console, and nothing left when it ends."""
 
+import http.client
 import os
 import re
 import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -207,8 +208,13 @@ def test_in_memory_code_is_loaded_anew_when_it_changes(dev: type[Dev], tmp_path:
     console.await_log('has changed')
     wait_until(lambda: console.text.count('listening on') == 2, 30, f'a second start:\n{console.text}')
     port = console.text.rpartition('listening on http://127.0.0.1:')[2].partition('/')[0]
-    with urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=30) as response:
-        assert response.read() == b'after, and longer'
+    with closing(http.client.HTTPConnection('127.0.0.1', int(port), timeout=30)) as connection:
+
+        def page() -> bytes:
+            connection.request('GET', '/')
+            return connection.getresponse().read()
+
+        wait_until(lambda: page() == b'after, and longer', 30, 'the new page')
     assert console.terminate() == 0
 
 

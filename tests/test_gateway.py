@@ -2,21 +2,56 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from crew_wsgi.gateway import Application, ApplicationError, StartResponse, run_application
+from crew_wsgi.gateway import MAX_WHOLE, Application, ApplicationError, StartResponse, run_application
 from crew_wsgi.messages import Response
 
 Environ = dict[str, Any]
 Pairs = list[tuple[str, str]]
 
-MAX_BODY = 1000
+
+class Stream:
+    """Where a response goes in parts; what it gets is noted, and whether anybody takes it."""
+
+    def __init__(self) -> None:
+        self.head: Response | None = None
+        self.pieces: list[bytes] = []
+        self.broken = False
+
+    def begin(self, response: Response) -> None:
+        assert self.head is None
+        self.head = response
+
+    def write(self, data: bytes) -> None:
+        assert self.head is not None and data
+        if self.broken:
+            raise BrokenPipeError('nobody takes the answer any more')
+        self.pieces.append(data)
 
 
 def run(application: Application, method: str = 'GET', **options: Any) -> Response:
-    return run_application(application, {'REQUEST_METHOD': method}, max_body=MAX_BODY, **options)
+    """Run an application; return its response as the client has it, whole or in parts."""
+    stream = Stream()
+    response = run_application(application, {'REQUEST_METHOD': method}, stream, **options)
+    if response is not None:
+        return response
+    assert stream.head is not None and stream.head.body == b''
+    return replace(stream.head, body=b''.join(stream.pieces))
+
+
+def stream_of(application: Application) -> Stream:
+    """Run an application whose response leaves in parts."""
+    stream = Stream()
+    assert run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is None
+    return stream
+
+
+def leaves_whole(application: Application) -> bool:
+    return run_application(application, {'REQUEST_METHOD': 'GET'}, Stream()) is not None
 
 
 def respond(*body: Any, status: Any = '200 OK', headers: Any = ()) -> Application:
@@ -138,11 +173,110 @@ def test_text_is_refused_by_write_at_the_place_where_it_is_written() -> None:
     assert places == ['here']
 
 
-def test_a_body_too_long_to_be_carried_is_refused_as_soon_as_it_is() -> None:
-    body = Body(*[b'x' * 400] * 10)
-    with pytest.raises(ApplicationError, match='longer than 1000 bytes'):
-        run(giving(body))
-    assert (body.asked, body.closed) == (3, 1)
+# Whole or in parts
+
+
+@pytest.mark.parametrize('body', [[], [b'ab'], (b'ab',), [b'x' * MAX_WHOLE], iter([]), iter([b'', b''])])
+def test_what_has_one_short_piece_at_most_leaves_whole(body: Iterable[bytes]) -> None:
+    assert leaves_whole(giving(body))
+
+
+@pytest.mark.parametrize('body', [iter([b'ab']), Body(b'ab'), [b'ab', b'']])
+def test_what_has_all_of_its_length_in_its_first_piece_leaves_whole(body: Iterable[bytes]) -> None:
+    assert leaves_whole(giving(body, headers=[('Content-Length', '2')]))
+
+
+@pytest.mark.parametrize('body', [[b'ab', b'c'], iter([b'ab', b'c']), Body(b'ab', b'', b'c')])
+def test_pieces_leave_as_they_come(body: Iterable[bytes]) -> None:
+    stream = stream_of(giving(body, '201 Created', [('X-A', '1')]))
+    assert stream.head == Response(status='201 Created', headers=[('X-A', '1')])
+    assert stream.pieces == [b'ab', b'c']
+
+
+def test_no_piece_waits_for_the_next() -> None:
+    stream = Stream()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response('200 OK', [])
+        for count in range(3):
+            assert len(stream.pieces) == count
+            assert (stream.head is not None) == bool(count)
+            yield b'x'
+
+    assert run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is None
+    assert stream.pieces == [b'x'] * 3
+
+
+def test_what_is_written_leaves_at_once_and_before_what_is_returned() -> None:
+    stream = Stream()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response('200 OK', [])
+        write(b'')
+        assert stream.head is None
+        write(b'1')
+        assert stream.pieces == [b'1']
+        return [b'2']
+
+    assert run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is None
+    assert stream.pieces == [b'1', b'2']
+
+
+def test_a_long_piece_leaves_in_parts_with_its_length() -> None:
+    stream = stream_of(respond(b'x' * (MAX_WHOLE + 1)))
+    assert stream.head is not None and lengths(stream.head) == [str(MAX_WHOLE + 1)]
+    assert stream.pieces == [b'x' * (MAX_WHOLE + 1)]
+
+
+def test_a_length_that_was_said_leaves_with_the_head() -> None:
+    stream = stream_of(giving(iter([b'ab', b'c']), headers=[('Content-Length', '03')]))
+    assert stream.head is not None and lengths(stream.head) == ['3']
+
+
+def test_a_stream_shorter_than_its_length_is_refused_at_its_end() -> None:
+    stream, body = Stream(), Body(b'a', b'b')
+    with pytest.raises(ApplicationError, match='2 bytes, but its Content-Length says 4'):
+        run_application(giving(body, headers=[('Content-Length', '4')]), {'REQUEST_METHOD': 'GET'}, stream)
+    assert (stream.pieces, body.closed) == ([b'a', b'b'], 1)
+
+
+def test_a_stream_longer_than_its_length_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    stream = stream_of(giving(iter([b'ab', b'cd', b'ef']), headers=[('Content-Length', '3')]))
+    assert stream.pieces == [b'ab', b'c']
+    assert caplog.text.count('was cut') == 1
+
+
+def test_what_the_application_raises_in_the_middle_passes_as_it_is() -> None:
+    stream, body = Stream(), Body(b'a', b'b', error=LookupError('mine'))
+    with pytest.raises(LookupError, match='mine'):
+        run_application(giving(body), {'REQUEST_METHOD': 'GET'}, stream)
+    assert (stream.pieces, body.closed) == ([b'a', b'b'], 1)
+
+
+@pytest.mark.parametrize('written', [False, True])
+def test_a_stream_that_nobody_takes_ends_quietly_when_its_caller_is_gone(written: bool) -> None:
+    stream, body = Stream(), Body(b'a', b'b')
+    stream.broken = True
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response('200 OK', [])
+        if written:
+            write(b'0')
+        return body
+
+    # The caller is seen to be gone only when the write has failed.
+    response = run_application(
+        application, {'REQUEST_METHOD': 'GET'}, stream, cancelled=lambda: stream.head is not None
+    )
+    assert response is not None and response.code == 499
+    assert body.closed == (0 if written else 1)
+
+
+def test_a_stream_that_breaks_though_its_caller_is_there_is_an_error() -> None:
+    stream = Stream()
+    stream.broken = True
+    with pytest.raises(BrokenPipeError):
+        run_application(giving([b'a', b'b']), {'REQUEST_METHOD': 'GET'}, stream)
 
 
 # close()
@@ -358,8 +492,8 @@ def lengths(response: Response) -> list[str]:
     return [value for name, value in response.headers if name.lower() == 'content-length']
 
 
-@pytest.mark.parametrize('body', [(), (b'',), (b'a',), (b'a', b'bc')])
-def test_a_response_without_a_length_is_given_one(body: tuple[bytes, ...]) -> None:
+@pytest.mark.parametrize('body', [(), (b'',), (b'a',)])
+def test_a_response_that_is_whole_is_given_its_length(body: tuple[bytes, ...]) -> None:
     assert lengths(run(respond(*body))) == [str(len(b''.join(body)))]
 
 
@@ -376,7 +510,7 @@ def test_a_body_shorter_than_its_length_is_refused() -> None:
 def test_a_body_longer_than_its_length_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     response = run(respond(b'abc', headers=(('Content-Length', '2'),)))
     assert (response.body, lengths(response)) == (b'ab', ['2'])
-    assert 'cut to its Content-Length of 2' in caplog.text
+    assert 'more than its Content-Length of 2 bytes was cut' in caplog.text
 
 
 @pytest.mark.parametrize('value', ['', '-1', '+1', '1.0', 'x', '1, 1', '0x1', '١', '1 1'])

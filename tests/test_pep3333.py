@@ -1,9 +1,11 @@
 """PEP 3333 whole, through the real stack: raw bytes to the front, RabbitMQ, the worker, and back."""
 
 import hashlib
+import http.client
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -69,7 +71,8 @@ path_pieces = st.sampled_from(PATH_CHARACTERS).map(lambda character: (character,
     lambda code: (f'%{code:02x}' if code % 2 else f'%{code:02X}', chr(code))
 )
 paths = st.lists(path_pieces, max_size=20)
-queries = st.none() | st.text(VISIBLE, max_size=30)
+# A target has no fragment (RFC 9112 §3.2).
+queries = st.none() | st.text([each for each in VISIBLE if each != '#'], max_size=30)
 names = st.sampled_from(['X-A', 'x-a', 'Accept', 'Cookie', 'cookie', 'Content-Type', 'Referer', 'X_Forged']) | st.text(
     TOKEN, min_size=1, max_size=15
 ).filter(lambda name: name.lower() not in SPECIAL)
@@ -156,7 +159,8 @@ def test_each_request_arrives_as_it_was_sent(
     assert given_headers == {'HTTP_HOST': 'crew.test', **environ_of(sent)}
     whole = body or b''
     assert seen['body'] == {'length': len(whole), 'sha256': hashlib.sha256(whole).hexdigest()}
-    assert seen.get('CONTENT_LENGTH', '0') == str(len(whole))
+    # When a long one in chunks begins, nobody knows its length.
+    assert seen.get('CONTENT_LENGTH') in (str(len(whole)), None if sizes or not whole else '')
 
 
 def test_the_environ_has_all_that_is_promised(front: Front) -> None:
@@ -216,9 +220,9 @@ def test_set_cookie_may_come_several_times(front: Front) -> None:
     assert answer.headers.get_all('Set-Cookie') == ['a=1', 'b=2; Path=/'] and answer.headers['X-Between'] == 'yes'
 
 
-def test_pieces_are_joined_and_counted(front: Front) -> None:
+def test_pieces_leave_as_they_come(front: Front) -> None:
     answer = get(front, 'lazy')
-    assert (answer.status, answer.body, answer.headers['Content-Length']) == (201, b'one, two', '8')
+    assert (answer.status, answer.body, answer.headers['Content-Length']) == (201, b'one, two', None)
 
 
 def test_what_is_written_comes_before_what_is_returned(front: Front) -> None:
@@ -232,8 +236,8 @@ def test_the_head_can_be_replaced_before_the_first_byte(front: Front) -> None:
 
 
 def test_the_head_cannot_be_replaced_after_the_first_byte(front: Front, worker: Worker) -> None:
-    answer = get(front, 'too_late')
-    assert answer.status == 500 and b'half of it' not in answer.body
+    with pytest.raises(http.client.IncompleteRead):
+        get(front, 'too_late')
     worker.await_log('LookupError: lost the other half')
 
 
@@ -274,7 +278,7 @@ def test_a_true_content_length_is_sent_in_one_spelling(front: Front, lengths: li
 def test_a_body_longer_than_its_content_length_is_cut(front: Front, worker: Worker) -> None:
     answer = with_headers(front, [['Content-Length', '2']])
     assert (answer.status, answer.body) == (200, b'he')
-    worker.await_log('a body of 5 bytes was cut to its Content-Length of 2')
+    worker.await_log('a body of more than its Content-Length of 2 bytes was cut')
 
 
 @pytest.mark.parametrize('lengths', [['6'], ['5', '6'], ['-5'], ['five'], ['5, 5'], ['']])
@@ -330,7 +334,6 @@ def test_a_status_that_is_none_is_an_error(front: Front, status: str) -> None:
     [
         ('raises', 'ValueError: before its head'),
         ('raises_after_head', 'ValueError: after its head'),
-        ('raises_after_body', 'ValueError: after half of its body'),
         ('exits', 'SystemExit: 3'),
         ('says_nothing', 'never called start_response'),
         ('starts_twice', 'start_response was called twice without exc_info'),
@@ -350,12 +353,17 @@ def test_an_application_that_fails_is_answered_500_and_logged(
     worker.await_log(rf'GET /{app} \(request id-of-{app}\) raised\n(?s:.)*{re.escape(said)}')
 
 
-def test_eight_mebibytes_are_the_longest_response(front: Front, worker: Worker) -> None:
-    answer = get(front, 'sized', f'/?{8 * MEBIBYTE}')
-    assert answer.status == 200 and answer.body == b'x' * 8 * MEBIBYTE
-    answer = get(front, 'sized', f'/?{8 * MEBIBYTE + 1}')
-    assert answer.status == 500
-    worker.await_log('the body is longer than 8388608 bytes')
+def test_an_application_that_fails_after_a_part_of_its_body_is_cut_and_logged(front: Front, worker: Worker) -> None:
+    with pytest.raises(http.client.IncompleteRead) as cut:
+        get(front, 'raises_after_body')
+    assert cut.value.partial == b'half of it'
+    worker.await_log('ValueError: after half of its body')
+
+
+@pytest.mark.parametrize('size', [0, 1, 64 * 1024, 64 * 1024 + 1, 8 * MEBIBYTE + 1])
+def test_a_response_has_any_length(front: Front, size: int) -> None:
+    answer = get(front, 'sized', f'/?{size}')
+    assert answer.status == 200 and answer.body == b'x' * size
 
 
 @pytest.mark.parametrize(
@@ -364,7 +372,8 @@ def test_eight_mebibytes_are_the_longest_response(front: Front, worker: Worker) 
 )
 def test_the_iterable_is_closed_exactly_once(front: Front, app: str, method: str) -> None:
     before = int(get(front, 'close_count').body)
-    get(front, app, method=method)
+    with suppress(http.client.IncompleteRead):
+        get(front, app, method=method)
     assert int(get(front, 'close_count').body) == before + 1
 
 

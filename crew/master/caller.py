@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from crew import codec, topology
-from crew.calls import Action, Calls, Settle, Tell
+from crew.calls import Action, Calls, Part, Settle, Tell
 from crew.envelope import Envelope
 from crew.exceptions import Blocked, BrokerRefused, ConnectionError, CrewError, ProtocolError
-from crew.messages import Call, Reply, Stop
+from crew.messages import Call, Chunk, Credit, Reply, Stop
 from crew.topology import Queue
 from crew.transports.alarm import Alarm
 from crew.transports.base import Channel, Connection, Delivery
@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 _SHARED = (ConnectionError, BrokerRefused)
 
-OnSettled: TypeAlias = Callable[[Reply | CrewError], None]
+#: Called with the outcome of a call: a whole reply, the last chunk, or an error. Before that, parts of a long one: a
+#: reply that says there is more, chunks, and credits for a call that has more itself.
+OnSettled: TypeAlias = Callable[[Reply | Chunk | Credit | CrewError], None]
 
 
 @dataclass(slots=True)
@@ -145,6 +147,23 @@ class Caller:
         if link is not None:
             self._send_unsent(link)
 
+    def tell(self, message: Chunk | Credit) -> None:
+        """Send a part of a call's body, or leave to send more of its answer, to the worker that runs it."""
+        inbox = self._calls.inbox(message.correlation_id)
+        if self._link is None or not inbox:
+            return
+        addressed = replace(message, reply_to=self._link.reply_to)
+        self._link.channel.publish(codec.encode(addressed), inbox, mandatory=True)
+
+    def pause(self, correlation_id: str) -> None:
+        """Stop the clock of a run: it waits for the caller's own end."""
+        self._calls.pause(correlation_id)
+
+    def resume(self, correlation_id: str) -> None:
+        """Let the clock of a run go on, from zero."""
+        self._calls.resume(correlation_id, now=self._loop.time())
+        self._set_alarm()
+
     def cancel(self, correlation_id: str) -> None:
         """Forget a call: its ``on_settled`` is not called any more, and a worker that runs it is told."""
         self._unsent.pop(correlation_id, None)
@@ -253,6 +272,7 @@ class Caller:
             self._do(self._calls.unroutable(envelope.correlation_id, routing_key))
         else:
             log.info('the worker that was to get %s for call %s is gone', envelope.type, envelope.correlation_id)
+            self._do(self._calls.worker_gone(envelope.correlation_id))
 
     # Carrying out what was decided
 
@@ -261,7 +281,9 @@ class Caller:
             if isinstance(action, Settle):
                 outcome = action.outcome
                 # One error may be many callers'; raised again and again, its traceback would grow.
-                self._settle(action.waiter, copy(outcome) if isinstance(outcome, _SHARED) else outcome)
+                self._give(action.waiter, copy(outcome) if isinstance(outcome, _SHARED) else outcome)
+            elif isinstance(action, Part):
+                self._give(action.waiter, action.message)
             elif self._link is None:
                 log.info('not sent, the connection is lost: %r', action)
             elif isinstance(action, Tell):
@@ -273,7 +295,7 @@ class Caller:
                 self._link.channel.publish(action.envelope, action.queue, mandatory=True)
         self._set_alarm()
 
-    def _settle(self, on_settled: OnSettled, outcome: Reply | CrewError) -> None:
+    def _give(self, on_settled: OnSettled, outcome: Reply | Chunk | Credit | CrewError) -> None:
         try:
             on_settled(outcome)
         except Exception:  # one caller's mistake must not keep the others from their answers

@@ -21,11 +21,11 @@ from uuid import uuid4
 from crew import codec, topology
 from crew.deadlines import bounded, time_left
 from crew.envelope import Envelope
-from crew.exceptions import ConnectionError, CrewError, DuplicateTaskId, PayloadError
+from crew.exceptions import ConnectionError, CrewError, DuplicateTaskId, PayloadError, ProtocolError
 from crew.master.caller import Counters
 from crew.master.engine import Engine
 from crew.master.parallel import Parallel
-from crew.messages import Call, HeaderValue, Publication, Reply
+from crew.messages import Call, Chunk, Credit, HeaderValue, Publication, Reply
 from crew.payloads import Payload, pack, unpack
 from crew.serializers import CONTENT_TYPES, Serializer, accepted
 from crew.topology import QueueType
@@ -369,7 +369,11 @@ class BaseClient(ABC, Generic[F]):
     def _send(self, outgoing: Outgoing, pending: Pending[Any]) -> None:
         call = outgoing.call
 
-        def settled(outcome: Reply | CrewError) -> None:
+        def settled(outcome: Reply | Chunk | Credit | CrewError) -> None:
+            if not isinstance(outcome, CrewError) and (not isinstance(outcome, Reply) or outcome.more):
+                # Workers of tasks do not send in parts.
+                self.cancel(call.correlation_id)
+                outcome = ProtocolError('the answer comes in parts, which is not understood here')
             if self._ids:
                 with self._lock:
                     # Given up, its id may be another call's by now.

@@ -13,6 +13,7 @@ __all__ = ['Clock', 'Record']
 
 _HEADER = struct.Struct('=B256s')
 _RECORD = struct.Struct('=BBdddH256sH256sH512s')
+_TIMES_AT = struct.calcsize('=BB')
 _TEXT_AT = struct.calcsize('=BBdddH256sH256s')
 
 _IDLE, _RUNNING = 0, 1
@@ -86,6 +87,16 @@ class Clock:
         )
         # Last, for packing zeroes the record first: half-written, it must not look like a run.
         self._memory[self._at(slot)] = _RUNNING
+
+    def renew(self, slot: int, started: float, timeout: float) -> None:
+        """Note that the time of a slot's run begins anew.
+
+        Args:
+            slot: which.
+            started: from when on it counts, on ``time.monotonic``.
+            timeout: how long it may go on from then, in seconds.
+        """
+        struct.pack_into('=ddd', self._memory, self._at(slot) + _TIMES_AT, started, timeout, started + timeout)
 
     def describe(self, slot: int, text: str) -> None:
         """Note what a slot's run is, for a person."""

@@ -17,12 +17,13 @@ from typing import Any
 from crew import codec, topology
 from crew.envelope import Envelope
 from crew.exceptions import ConnectionError, CrewError, ProtocolError
-from crew.messages import Call, Cancel, Failure, Go, Publication, Returned, Stop
+from crew.messages import Call, Cancel, Chunk, Credit, Failure, Go, Publication, Returned, Stop
 from crew.topology import QueueType
 from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
 from crew.transports.base import Channel, Connection, Delivery
 from crew.transports.session import Session
+from crew.worker.bodies import Signal
 from crew.worker.clock import Clock
 from crew.worker.deliveries import (
     Ack,
@@ -34,10 +35,12 @@ from crew.worker.deliveries import (
     Held,
     Interrupt,
     Limits,
+    Ping,
     Publish,
     Replace,
     Republish,
     Start,
+    State,
     Terms,
 )
 from crew.worker.runs import OnFinished, Outcome, Run, Runner
@@ -212,6 +215,8 @@ class Consumer:
         self._connection = self._channel = self._notes = None
         self._consuming = []
         self._queues = {}
+        for held, run in self._runs.items():
+            self._break(held, run, reason)
         self._deliveries.lost()
 
     # From the broker
@@ -246,9 +251,11 @@ class Consumer:
             return
         if isinstance(message, (Go, Stop, Cancel)):
             self._do(self._deliveries.told(message, now=time.monotonic()))
+        elif isinstance(message, (Chunk, Credit)):
+            self._stream(message)
 
     def _returned(self, envelope: Envelope, routing_key: str) -> None:
-        if envelope.type == 'accept':
+        if envelope.type in ('accept', 'chunk', 'credit'):
             self._do(self._deliveries.caller_gone(routing_key, envelope.correlation_id, now=time.monotonic()))
         else:
             log.warning('the %s to call %s was dropped: its caller is gone', envelope.type, envelope.correlation_id)
@@ -267,11 +274,15 @@ class Consumer:
         self._reporting = False
         while self._reports:
             run, outcome = self._reports.popleft()
+            if outcome is None:
+                self._send_answer(run, ended=True)
             held = self._held.pop(run, None)
             if held is None:
                 continue
             del self._runs[held]
             self._clock.stop(run.slot)
+            # They know the run, and it them: what is unread should not wait for the collector of such circles.
+            run.input = run.output = None
             self._free_slots.append(run.slot)
             if held.orphaned:
                 log.warning('the answer to %s was dropped: the connection was lost while it ran', run.text)
@@ -311,12 +322,17 @@ class Consumer:
             held.delivery.channel.ack(held.delivery.tag)
         elif isinstance(action, Cancelled):
             self._runs[held].cancelled = True
+            self._break(held, self._runs[held], ConnectionError('the caller is gone'))
         elif isinstance(action, Interrupt):
             run = self._runs[held]
             log.warning('%s is stopped: %s', run.text, action.reason)
             self._runner.interrupt(run)
+            # It may wait for bytes in a call that no interrupt reaches.
+            run.fail_bodies(TimeoutError(action.reason))
         elif isinstance(action, Republish):
             self._republish(held, action.runs)
+        elif isinstance(action, Ping):
+            self._ping(held)
         elif isinstance(action, Replace):
             self._replace(held)
 
@@ -350,7 +366,7 @@ class Consumer:
 
     def _start(self, held: Held) -> None:
         task = held.terms.task
-        run = Run(held.call, self._free_slots.pop(), held.timeout, held.started, self._clock, task, self.publish)
+        run = Run(held.call, self._free_slots.pop(), held.timeout, held.started, self._clock, task, self)
         self._runs[held] = run
         self._held[run] = held
         self._clock.start(run.slot, run.record(held.accepted))
@@ -366,6 +382,86 @@ class Consumer:
         )
         if not self._stuck.done():
             self._stuck.set_result(held)
+
+    # Bodies in parts
+
+    def make_signal(self) -> Signal:
+        """Return what a task can wait for; see :class:`crew.worker.runs.Owner`."""
+        return self._runner.make_signal()
+
+    def answered(self, run: Run) -> None:
+        """Take note that a run has written something; see :class:`crew.worker.runs.Owner`."""
+        self._loop.call_soon_threadsafe(self._send_answer, run)
+
+    def wanted(self, run: Run, offset: int, waiting: bool) -> None:
+        """Take note that a run needs more of its body; see :class:`crew.worker.runs.Owner`."""
+        self._loop.call_soon_threadsafe(self._grant, run, offset, waiting)
+
+    def _send_answer(self, run: Run, *, ended: bool = False) -> None:
+        held, output = self._held.get(run), run.output
+        if held is None or output is None or run.broken is not None:
+            return
+        if output.reply is not None:
+            reply, output.reply = output.reply, None
+            self._do(self._deliveries.answer(held, reply, now=time.monotonic()))
+        if not held.answering or held.state is not State.RUNNING:
+            return
+        for chunk in output.collect(ended=ended):
+            held.delivery.channel.publish(codec.encode(chunk), held.call.reply_to, mandatory=True)
+        self._keep_time(run, held, paused=output.sender.stalled)
+
+    def _grant(self, run: Run, offset: int, waiting: bool) -> None:
+        held = self._held.get(run)
+        if held is None or run.input is None or run.broken is not None:
+            return
+        credit = run.input.receiver.consumed(offset)
+        if credit is not None:
+            message = Credit(correlation_id=held.call.correlation_id, offset=credit)
+            held.delivery.channel.publish(codec.encode(message), held.call.reply_to, mandatory=True)
+        self._keep_time(run, held, paused=waiting and run.input.receiver.received <= offset)
+
+    def _stream(self, message: Chunk | Credit) -> None:
+        held = self._deliveries.find(message.reply_to, message.correlation_id)
+        run = None if held is None else self._runs.get(held)
+        if held is None or run is None or run.broken is not None:
+            return
+        if isinstance(message, Credit):
+            if run.output is not None:
+                run.output.grant(message.offset)
+                self._send_answer(run)
+        elif run.input is not None:
+            try:
+                run.input.feed(message)
+            except ProtocolError as error:
+                log.warning('%s: %s', run.text, error)
+                self._break(held, run, error)
+            self._keep_time(run, held, paused=False)
+
+    def _keep_time(self, run: Run, held: Held, *, paused: bool) -> None:
+        """Let the time of a run begin anew, or stand still while it waits for the caller's own end."""
+        now = time.monotonic()
+        if paused:
+            self._deliveries.pause(held, now=now)
+        else:
+            self._deliveries.progress(held, now=now)
+        self._alarm.set(held.due)
+        run.renew(now, paused=paused)
+
+    def _break(self, held: Held, run: Run, error: Exception) -> None:
+        run.fail_bodies(error)
+        if held.paused:
+            # What it waited for will not come, so from here on the time is its own.
+            self._keep_time(run, held, paused=False)
+
+    def _ping(self, held: Held) -> None:
+        output, correlation_id = self._runs[held].output, held.call.correlation_id
+        message: Chunk | Credit
+        if output is not None and output.sender.stalled:
+            message = Chunk(correlation_id=correlation_id, offset=output.sender.sent)
+        else:
+            body = self._runs[held].input
+            message = Credit(correlation_id=correlation_id, offset=0 if body is None else body.receiver.credit)
+        held.delivery.channel.publish(codec.encode(message), held.call.reply_to, mandatory=True)
 
     # Publishing to subscribers
 

@@ -53,7 +53,7 @@ class PubSub:
             ValueError: the channel has no name, or one that is too long.
         """
         payload = pack(message, serializer, gzip=gzip, gzip_level=gzip_level)
-        self._run.publish(
+        self._run.owner.publish(
             Publication(
                 channel=channel,
                 body=payload.body,

@@ -14,9 +14,15 @@ ready    a slot is free                         running; asking, if it has waite
                                                 several queues keeps the slot for a moment if one that came before asks
 ready    cancel                                 acked, dropped
 ready    no slot will soon be free              given back, if the worker takes calls of several queues
+ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
 running  50 ms are over                         the caller hears *accept*, so that it can cancel and keep the time
-running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply
-running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see
+running  the answer begins                      the caller hears *accept*, and then the part; its time begins anew
+running  it waits for the caller's own end      its time stands still until it has what it waits for; meanwhile it is
+                                                looked now and then whether the caller is still there
+running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply;
+                                                *reset* in the reply's place if it failed after its answer began
+running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see,
+                                                and its time goes on
 running  its time is over                       overdue: the caller hears *timeout*, the thread gets ``SystemExit``
 overdue  finished                               acked
 overdue  ``kill_after`` is over                 the process must be replaced
@@ -36,7 +42,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Stop
+from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Reset, Stop
 from crew.transports.base import Delivery
 
 __all__ = [
@@ -49,6 +55,7 @@ __all__ = [
     'Held',
     'Interrupt',
     'Limits',
+    'Ping',
     'Publish',
     'Replace',
     'Republish',
@@ -68,7 +75,12 @@ ANSWER_WITHIN = 10.0
 #: When all slots have been taken for so long, what they run is not short, and nothing waits for them.
 GIVE_BACK_AFTER = 0.02
 
+#: How often a worker that waits for its caller's own end looks whether that is still there.
+PING_EVERY = 2.0
+
 LONGEST_RUN = 86400.0
+
+MAX_REASON = 1000
 
 #: How often a call is run at most that nobody waits for, and whose task is idempotent.
 MAX_RUNS = 2
@@ -131,6 +143,8 @@ class Held:
         accepted: whether the caller has heard that it runs.
         orphaned: whether the channel it came in by is gone, so that it cannot be answered or acked.
         finished: whether its run has ended.
+        answering: whether a part of its answer has gone.
+        paused: whether its run waits for the caller's own end.
     """
 
     delivery: Delivery
@@ -145,6 +159,8 @@ class Held:
     accepted: bool = False
     orphaned: bool = False
     finished: bool = False
+    answering: bool = False
+    paused: bool = False
 
     @property
     def key(self) -> 'Key':
@@ -160,7 +176,7 @@ class Publish:
     """Send a message to the caller on the channel of the delivery."""
 
     held: Held
-    message: Accept | Reply | Failure
+    message: Accept | Reply | Failure | Reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +232,20 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Send the caller something that it knows already: it comes back if the caller is gone."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """Give the process up: the run of this delivery does not end."""
 
     held: Held
 
 
-Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Replace
+Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
 
 
 class Deliveries:
@@ -332,6 +355,8 @@ class Deliveries:
             held.started = now
             self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
             self._running[held.key] = held
+            if held.call.more and not held.accepted:
+                actions.append(self._say_accept(held, now))
             actions.append(Start(held))
         if self._give_back and self._ready and not self._draining and not self._free:
             actions += self._give_back_late(now)
@@ -404,8 +429,44 @@ class Deliveries:
 
     # Running
 
-    def finished(self, held: Held, outcome: Reply | Failure, *, now: float) -> list[Action]:
-        """Take the end of a run. The same end may be reported twice."""
+    def find(self, reply_to: str, correlation_id: str) -> Held | None:
+        """Return the delivery of a call that runs here, or None."""
+        return self._running.get((reply_to, correlation_id))
+
+    def _say_accept(self, held: Held, now: float) -> Publish:
+        held.accepted = True
+        return Publish(held, self._accept(held, ask=False, ran=now - held.started))
+
+    def answer(self, held: Held, part: Reply, *, now: float) -> list[Action]:
+        """Take the beginning of an answer that comes in parts; the chunks that follow are its stream's own."""
+        if held.state is not State.RUNNING or held.orphaned or not held.call.reply_to:
+            return []
+        held.answering = True
+        actions: list[Action] = [] if held.accepted else [self._say_accept(held, now)]
+        self.progress(held, now=now)
+        return [*actions, Publish(held, part)]
+
+    def progress(self, held: Held, *, now: float) -> None:
+        """Take note that a run goes on: its time begins anew."""
+        held.paused = False
+        if held.state is State.RUNNING:
+            held.started = now
+            self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
+
+    def pause(self, held: Held, *, now: float) -> None:
+        """Take note that a run waits for the caller's own end, which is not its own time."""
+        if held.state is State.RUNNING and not held.paused:
+            held.paused = True
+            self._set_due(held, now + PING_EVERY)
+
+    def finished(self, held: Held, outcome: Reply | Failure | None, *, now: float) -> list[Action]:
+        """Take the end of a run. The same end may be reported twice.
+
+        Args:
+            held: the delivery.
+            outcome: the whole reply or why there is none; None if all of the answer has gone in parts.
+            now: the time.
+        """
         if held.finished:
             return []
         held.finished = True
@@ -414,8 +475,8 @@ class Deliveries:
             return self._fill(now)
         del self._running[held.key]
         actions: list[Action] = [Ack(held)]
-        if held.state is State.RUNNING and held.call.reply_to:
-            actions.insert(0, Publish(held, outcome))
+        if held.state is State.RUNNING and held.call.reply_to and outcome is not None:
+            actions.insert(0, Publish(held, self._ending(held, outcome)))
         return actions + self._fill(now)
 
     # Time
@@ -445,12 +506,14 @@ class Deliveries:
         if held.state is State.OVERDUE:
             held.due = float('inf')
             return [Replace(held)]
+        if held.paused:
+            held.due = now + PING_EVERY
+            return [Ping(held)]
         if now < over:
             held.due = over
             if held.accepted or held.orphaned or not held.call.reply_to:
                 return []
-            held.accepted = True
-            return [Publish(held, self._accept(held, ask=False, ran=now - held.started))]
+            return [self._say_accept(held, now)]
         held.state = State.OVERDUE
         held.due = now + self._limits.kill_after
         message = f'the task ran past its limit of {held.timeout:g} s'
@@ -458,7 +521,18 @@ class Deliveries:
         reason = f'it ran past its limit of {held.timeout:g} s'
         if held.orphaned or not held.call.reply_to:
             return [Interrupt(held, reason)]
-        return [Publish(held, failure), Interrupt(held, f'{reason}; its caller has been told')]
+        answer = Publish(held, self._ending(held, failure))
+        return [answer, Interrupt(held, f'{reason}; its caller has been told')]
+
+    @staticmethod
+    def _ending(held: Held, outcome: Reply | Failure) -> Reply | Failure | Reset:
+        """Return what ends an answer: what ran, or if a part has gone already, that there will be no more."""
+        if not held.answering or isinstance(outcome, Reply):
+            return outcome
+        reason = f'{outcome.type}: {outcome.message}' if outcome.type else outcome.message
+        return Reset(
+            correlation_id=outcome.correlation_id, reason=reason[:MAX_REASON], timeout=outcome.kind == 'timeout'
+        )
 
     def _accept(self, held: Held, *, ask: bool, ran: float = 0.0) -> Accept:
         return Accept(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import gevent
 import gevent.hub
+from gevent.event import Event
 from gevent.util import format_run_info
 
 from crew.worker.runs import OnFinished, Run, Task, execute, timed_out
@@ -48,6 +49,10 @@ class GreenletRunner:
         run.interrupted = True
         self._command(lambda: self._kill(run))
 
+    def make_signal(self) -> '_Signal':
+        """Return what a task can wait for; see the port."""
+        return _Signal(self._command)
+
     def stacks(self) -> str:
         """Return the stack of every thread and greenlet; see the port."""
         return '\n'.join(format_run_info())
@@ -80,3 +85,20 @@ class GreenletRunner:
         finally:
             del self._begun[run]
         self._on_finished(run, outcome)
+
+
+class _Signal:
+    """What a greenlet waits for and another thread sets."""
+
+    def __init__(self, command: Callable[[Callable[[], None]], None]) -> None:
+        self._event = Event()
+        self._command = command
+
+    def wait(self) -> None:
+        """Let other greenlets run until it has been set since the last wait."""
+        self._event.wait()
+        self._event.clear()
+
+    def set(self) -> None:
+        """Wake who waits, in the main thread's hub."""
+        self._command(self._event.set)

@@ -11,13 +11,52 @@ from typing import Protocol, TypeAlias
 
 from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Publication, Reply
+from crew.worker.bodies import Input, Output, Signal
 from crew.worker.clock import Clock, Record
 
-__all__ = ['OnFinished', 'Outcome', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
+__all__ = ['OnFinished', 'Outcome', 'Owner', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
 
 log = logging.getLogger(__name__)
 
-Outcome: TypeAlias = Reply | Failure
+FOREVER = 1e9
+
+Outcome: TypeAlias = Reply | Failure | None
+
+
+class Owner(Protocol):
+    """What a run can ask of the thread that owns the connection; all methods may be called from any thread."""
+
+    def publish(self, publication: Publication) -> None:
+        """Give a value to subscribers; raises :class:`crew.ConnectionError` without a connection."""
+
+    def make_signal(self) -> Signal:
+        """Return what a task can wait for, in the way of its runner."""
+
+    def answered(self, run: 'Run') -> None:
+        """Take note that the run has written something of its answer."""
+
+    def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
+        """Take note that the run has read its body up to ``offset``, and needs more; perhaps it waits for that."""
+
+
+class _Nobody:
+    """The owner of a run outside of any worker, who has nothing to give to anybody."""
+
+    def publish(self, publication: Publication) -> None:
+        """Drop it."""
+
+    def make_signal(self) -> Signal:
+        """Refuse: nobody would set it."""
+        raise RuntimeError('a run outside of any worker has no bodies in parts')
+
+    def answered(self, run: 'Run') -> None:
+        """Drop it."""
+
+    def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
+        """Drop it."""
+
+
+NOBODY = _Nobody()
 
 
 class Run:
@@ -26,15 +65,32 @@ class Run:
     Attributes:
         call: what is to be done.
         task: the id of the task or web application.
-        publish: gives a value to subscribers; raises :class:`crew.ConnectionError` without a connection.
+        owner: what it can ask of the connection.
+        input: the body of the call, if that comes in parts.
+        output: the answer, if it goes in parts; see :meth:`begin`.
         slot: which of the process's slots it has.
         started: when it began, on ``time.monotonic``.
         timeout: how long it may run, in seconds.
         cancelled: whether its caller no longer waits. A long task may look, and stop.
         interrupted: whether its time was over, and ``SystemExit`` was raised in it.
+        broken: why nothing more comes of its body, and nobody takes its answer; None while all is well.
     """
 
-    __slots__ = ('_clock', 'call', 'cancelled', 'interrupted', 'publish', 'slot', 'started', 'task', 'text', 'timeout')
+    __slots__ = (
+        '_clock',
+        'broken',
+        'call',
+        'cancelled',
+        'input',
+        'interrupted',
+        'output',
+        'owner',
+        'slot',
+        'started',
+        'task',
+        'text',
+        'timeout',
+    )
 
     def __init__(
         self,
@@ -44,16 +100,21 @@ class Run:
         started: float,
         clock: Clock,
         task: str = '',
-        publish: Callable[[Publication], None] = lambda publication: None,
+        owner: Owner = NOBODY,
     ) -> None:
         self.call = call
         self.task = task
-        self.publish = publish
+        self.owner = owner
+        self.output: Output | None = None
+        self.input: Input | None = None
+        if call.more:
+            self.input = Input(owner.make_signal(), lambda offset, waiting: owner.wanted(self, offset, waiting))
         self.slot = slot
         self.started = started
         self.timeout = timeout
         self.cancelled = False
         self.interrupted = False
+        self.broken: Exception | None = None
         self.text = f'call {call.correlation_id}'
         self._clock = clock
 
@@ -61,6 +122,33 @@ class Run:
         """Say what runs, for logs and for the supervisor: a request line with its id, a task's name."""
         self.text = text
         self._clock.describe(self.slot, text)
+
+    def begin(self, reply: Reply) -> Output:
+        """Begin an answer that goes in parts; the task then returns None. To be called by the task, once.
+
+        Args:
+            reply: the beginning, without a body; its ``more`` must be set.
+        """
+        owner = self.owner
+        self.output = Output(self.call.correlation_id, owner.make_signal(), lambda: owner.answered(self))
+        if self.broken is not None:
+            # That may have come just before there was an output to be told.
+            self.output.fail(self.broken)
+        self.output.begin(reply)
+        return self.output
+
+    def fail_bodies(self, error: Exception) -> None:
+        """Let the task know that nothing more will come of its body, and that nobody takes its answer."""
+        self.broken = error
+        if self.input is not None:
+            self.input.fail(error)
+        if self.output is not None:
+            self.output.fail(error)
+
+    def renew(self, now: float, *, paused: bool) -> None:
+        """Let the time of the run begin anew, or stand still, for the supervisor too."""
+        self.started = now
+        self._clock.renew(self.slot, now, FOREVER if paused else self.timeout)
 
     def time_left(self) -> float:
         """Return how long the run may go on, in seconds; negative when its time is over."""
@@ -91,6 +179,9 @@ class Runner(Protocol):
     def interrupt(self, run: Run) -> None:
         """Raise ``SystemExit`` in it. C code and blocking system calls do not notice before they return."""
 
+    def make_signal(self) -> Signal:
+        """Return what a task can wait for; in any thread."""
+
     def stacks(self) -> str:
         """Return where everything in this process is now, for the log."""
 
@@ -102,7 +193,10 @@ def execute(task: Task, run: Run) -> Outcome:
     except BaseException as error:  # the task may raise anything, and the slot must live on
         if run.interrupted and isinstance(error, SystemExit):
             return timed_out(run)
-        log.error('%s raised', run.text, exc_info=error)
+        if run.broken is not None and error.__cause__ is run.broken:
+            log.info('%s has ended early: %s', run.text, error)
+        else:
+            log.error('%s raised', run.text, exc_info=error)
         return Failure(
             correlation_id=run.call.correlation_id,
             kind='refused' if isinstance(error, ProtocolError) else 'raised',

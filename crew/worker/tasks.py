@@ -32,6 +32,8 @@ def registered_task(registry: Registry, settings: SimpleNamespace, accept: Colle
         run.describe(f'task {run.task} (call {run.call.correlation_id})')
         call = run.call
         try:
+            if call.more:
+                raise PayloadError('the argument comes in parts, which tasks do not take')
             argument = unpack(Payload(call.body, call.content_type, call.content_encoding), accept)
         except PayloadError as error:
             log.warning('%s was refused: %s', run.text, error)

@@ -59,9 +59,29 @@ class ThreadRunner:
         """Raise ``SystemExit`` in the thread that runs it; see the port."""
         self._threads[run.slot].interrupt(run)
 
+    def make_signal(self) -> 'ThreadSignal':
+        """Return what a task can wait for; see the port."""
+        return ThreadSignal()
+
     def stacks(self) -> str:
         """Return every thread's stack; see the port."""
         return thread_stacks()
+
+
+class ThreadSignal:
+    """What a thread waits for and another sets: a queue, for an interrupt must not meet a lock that is held."""
+
+    def __init__(self) -> None:
+        self._tokens: SimpleQueue[None] = SimpleQueue()
+
+    def wait(self) -> None:
+        """Return when it has been set since the last wait."""
+        self._tokens.get()
+
+    def set(self) -> None:
+        """Wake who waits."""
+        if self._tokens.empty():
+            self._tokens.put(None)
 
 
 class _ResidentThread:

@@ -42,7 +42,7 @@ class Closing:
 @validator
 def echo(environ, start_response):
     """Answer with all of the environ that JSON can say, and with the body's length and hash."""
-    body = environ['wsgi.input'].read(int(environ.get('CONTENT_LENGTH') or 0))
+    body = environ['wsgi.input'].read(int(environ.get('CONTENT_LENGTH') or -1))
     seen = {name: value for name, value in environ.items() if isinstance(value, (str, bool, tuple))}
     seen['body'] = {'length': len(body), 'sha256': hashlib.sha256(body).hexdigest()}
     start_response('200 OK', [('Content-Type', 'application/json')])
