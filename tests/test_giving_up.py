@@ -172,3 +172,43 @@ def test_a_child_process_does_not_wait_for_what_its_parent_is_closing(monkeypatc
     monkeypatch.setattr(own_thread, '_inherited', [])
     own_thread._inherit()
     assert (own_thread._open, own_thread._inherited) == (set(), [abandoned])
+
+
+def test_who_gives_up_a_parallel_result_leaves_nobody_waiting(url: str) -> None:
+    async def run() -> None:
+        async with Client(url, tasks=['t']) as client:
+            parallel = client.parallel()
+            parallel.call('t')
+            given_up, other = parallel.result(), parallel.result()
+            given_up.cancel()
+            [outcome] = await asyncio.wait_for(other, 10)
+            assert isinstance(outcome, crew.TaskError)
+
+    asyncio.run(run())
+
+
+def test_an_id_is_free_when_the_call_could_not_be_made(url: str) -> None:
+    client = Client(url, tasks=['t'])
+    with pytest.raises(RuntimeError, match='no running event loop'):
+        client.call('t', set_cid='one')
+
+    async def run() -> None:
+        async with client:
+            client.call('t', set_cid='one').cancel()
+
+    asyncio.run(run())
+
+
+def test_who_would_wait_for_the_connection_in_its_own_thread_is_told(url: str) -> None:
+    told: SimpleQueue[object] = SimpleQueue()
+
+    def call_back(result: object) -> None:
+        try:
+            client.subscribe('here', print)
+        except RuntimeError as error:
+            told.put(error)
+
+    with threaded_client.Client(url) as client:
+        result = client.call('nobody')
+        result.add_done_callback(call_back)
+        assert isinstance(told.get(timeout=10), RuntimeError)

@@ -296,13 +296,25 @@ class BaseClient(ABC, Generic[F]):
             timeout=timeout,
         )
         id = outgoing.call.correlation_id
-        if callback is not None:
-            self._expect_callbacks()
-            self._send(outgoing, _CalledBack(self, callback))
-            return id
-        pending = self._pending(lambda: self.cancel(id))
-        self._send(outgoing, pending)
+        try:
+            if callback is not None:
+                self._expect_callbacks()
+                self._send(outgoing, _CalledBack(self, callback))
+                return id
+            pending = self._pending(lambda: self.cancel(id))
+            self._send(outgoing, pending)
+        except BaseException:
+            # It is not in flight, so its id is free.
+            self._release(outgoing.call)
+            raise
         return pending.future
+
+    def _release(self, call: Call) -> None:
+        """Let a call's id be another's, unless it is by now."""
+        if self._ids:
+            with self._lock:
+                if self._ids.get(call.correlation_id) is call:
+                    del self._ids[call.correlation_id]
 
     def cancel(self, correlation_id: str) -> None:
         """Forget a call: nobody is told its outcome. A worker that runs it stops it, as when its time is over.
@@ -374,11 +386,7 @@ class BaseClient(ABC, Generic[F]):
                 # Workers of tasks do not send in parts.
                 self.cancel(call.correlation_id)
                 outcome = ProtocolError('the answer comes in parts, which is not understood here')
-            if self._ids:
-                with self._lock:
-                    # Given up, its id may be another call's by now.
-                    if self._ids.get(call.correlation_id) is call:
-                        del self._ids[call.correlation_id]
+            self._release(call)
             if isinstance(outcome, CrewError):
                 pending.reject(outcome)
                 return

@@ -113,6 +113,10 @@ class _Connection:
 
         self.run(close, end)
 
+    def is_current(self) -> bool:
+        """Return whether this is called in the connection's thread."""
+        return self._thread.is_current()
+
     def join(self, timeout: float) -> None:
         """Wait for the end of the thread, at most so many seconds."""
         self._thread.join(timeout)
@@ -152,6 +156,15 @@ class OwnThreadClient(BaseClient[F]):
 
     def _post(self, action: Callable[[Engine], None]) -> None:
         self._connected().post(action)
+
+    def _check_thread(self) -> None:
+        """Refuse to wait in the thread that would have to bring what is waited for.
+
+        Raises:
+            RuntimeError: this is a callback of a result, which is called there.
+        """
+        if self._connection is not None and self._connection.is_current():
+            raise RuntimeError("this waits for the connection in the connection's own thread: use callback= instead")
 
     def _do(self, action: Callable[[Engine], Awaitable[None]]) -> Any:
         pending = self._pending(lambda: None)

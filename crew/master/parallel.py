@@ -12,6 +12,8 @@ __all__ = ['Parallel']
 
 P = TypeVar('P', bound='Parallel')
 
+_UNSETTLED = object()
+
 
 class Parallel:
     """Calls that are made at once; made by ``client.parallel()``, as a context manager or not.
@@ -55,7 +57,7 @@ class Parallel:
             ValueError: an argument makes no sense. Whatever else goes wrong is among the results.
         """
         slot = len(self._outcomes)
-        self._outcomes.append(None)
+        self._outcomes.append(_UNSETTLED)
         try:
             outgoing: Outgoing = self._client._outgoing(channel, data, **options)
         except TaskError as error:
@@ -94,8 +96,10 @@ class Parallel:
             slot: which call's.
             outcome: its value, or its error.
         """
-        self._outcomes[slot] = outcome
         with self._client._lock:
+            if self._outcomes[slot] is not _UNSETTLED:
+                return
+            self._outcomes[slot] = outcome
             self._left -= 1
         self._look()
 
@@ -110,6 +114,9 @@ class Parallel:
     def _cancel(self) -> None:
         for id in self._ids:
             self._client.cancel(id)
+        # Somebody else may wait for them, too.
+        for slot in range(len(self._outcomes)):
+            self.settle(slot, TaskError('the call was cancelled'))
 
 
 class _Slot:

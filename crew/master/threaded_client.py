@@ -91,6 +91,7 @@ class Client(OwnThreadClient[Result]):
         return _Pending(on_cancel)
 
     def _finish(self, pending: Any, timeout: float | None) -> Any:
+        self._check_thread()
         return pending.future.wait(timeout)
 
     def _invoke(self, callback: Callable[..., Any], args: tuple[Any, ...], done: Callable[[], None]) -> None:

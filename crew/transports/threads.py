@@ -54,6 +54,7 @@ class LoopThread:
         self._work: deque[Callable[[], None]] = deque()
         self._woken = False
         self._alive = _original('allocate_lock')()
+        self._ident: int | None = None
 
     def start(self) -> None:
         """Start the thread. What was posted before is done first."""
@@ -79,6 +80,10 @@ class LoopThread:
         """End the loop after what was posted before; from any thread."""
         self.post(self._stop)
 
+    def is_current(self) -> bool:
+        """Return whether this is called in the thread itself, where nobody may wait for it."""
+        return bool(self._ident == _original('get_ident')())
+
     def join(self, timeout: float) -> bool:
         """Wait for the end of the loop; return whether it has ended. Blocks the whole thread, under gevent too.
 
@@ -95,6 +100,7 @@ class LoopThread:
         self._loop.stop()
 
     def _run(self) -> None:
+        self._ident = _original('get_ident')()
         # Made here, because under gevent its selector belongs to the hub of the thread that makes it.
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
