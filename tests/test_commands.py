@@ -143,7 +143,7 @@ def test_a_port_in_use_is_said() -> None:
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = str(taken.getsockname()[1])
         code, line = run('crew_wsgi.front', '--port', port)
-    said = 'Address already in use; choose another --host, --port or --bind'
+    said = 'Address already in use; choose another --host or --port'
     assert (code, line) == (2, f'crew-wsgi-front: cannot listen on 127.0.0.1:{port}: {said}')
 
 
