@@ -318,6 +318,9 @@ class Calls(Generic[Waiter]):
         if flight is None:
             return [self._stop(accept) if accept.ask else self._cancel(accept.inbox, accept.correlation_id, NOBODY)]
         flight.idempotent = flight.idempotent or accept.idempotent
+        if not accept.ask and flight.running:
+            # Said again, to find out whether we are still here.
+            return []
         if not accept.ask:
             flight.runs += not flight.counted
             self._run(flight, accept, now)

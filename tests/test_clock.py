@@ -113,7 +113,8 @@ def test_a_record_that_is_being_renewed_is_never_half_old(clock: Clock, written:
 
 
 def test_a_process_says_where_it_is_reached_and_when_it_leaves(clock: Clock) -> None:
-    clock.set_ready('crew.worker.1')
+    clock.set_inbox('crew.worker.1')
+    clock.set_ready()
     assert (clock.was_ready, clock.leaving, clock.inbox) == (True, False, 'crew.worker.1')
     clock.set_leaving()
     assert (clock.was_ready, clock.leaving, clock.inbox) == (True, True, 'crew.worker.1')
@@ -140,7 +141,8 @@ def test_a_text_that_is_no_utf_8_can_be_written(clock: Clock, text: str) -> None
 def test_the_longest_ids_that_amqp_knows_are_whole(clock: Clock) -> None:
     record = replace(RECORD, correlation_id='i' * 255, reply_to='q' * 255)
     clock.start(0, record)
-    clock.set_ready('b' * 255)
+    clock.set_inbox('b' * 255)
+    clock.set_ready()
     assert clock.running() == [record]
     assert clock.inbox == 'b' * 255
 
@@ -171,7 +173,8 @@ def test_a_half_written_record_is_not_shown(clock: Clock) -> None:
 
 def test_the_supervisor_reads_what_a_child_wrote(clock: Clock) -> None:
     def write() -> None:
-        clock.set_ready('crew.worker.1')
+        clock.set_inbox('crew.worker.1')
+        clock.set_ready()
         clock.start(2, RECORD)
         clock.describe(2, 'POST /report')
 

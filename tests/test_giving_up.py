@@ -16,12 +16,13 @@ import crew
 from crew.master import own_thread, threaded_client, tornado
 from crew.master.asyncio import Client
 from crew.master.subscriptions import Subscriptions
+from crew.testing import Worker
 from crew.transports import memory
 from crew.transports.threads import LoopThread
 from crew.worker.consumer import Settings
 from crew.worker.deliveries import Terms
 from crew.worker.in_process import InProcessWorker
-from crew.worker.registry import Registry
+from crew.worker.registry import Registered, Registry
 from crew.worker.tasks import registered_task
 from tests.waiting import wait_until
 
@@ -212,3 +213,46 @@ def test_who_would_wait_for_the_connection_in_its_own_thread_is_told(url: str) -
         result = client.call('nobody')
         result.add_done_callback(call_back)
         assert isinstance(told.get(timeout=10), RuntimeError)
+
+
+def test_an_id_that_is_used_again_brings_no_other_calls_value(url: str) -> None:
+    entered, released = threading.Event(), threading.Event()
+    tasks = Registry()
+
+    def hold(value: Any) -> Any:
+        entered.set()
+        released.wait(10)
+        return 'held'
+
+    tasks.add(Registered('hold', hold, place='here'))
+    tasks.add(Registered('echo', lambda value: value, place='there'))
+    with Worker(tasks, url=url, threads=2), threaded_client.Client(url) as client:
+        first = client.call('hold', set_cid='one')
+        assert entered.wait(10)
+        first.cancel()
+        second = client.call('echo', 'mine', set_cid='one')
+        with pytest.raises(crew.DuplicateTaskId):
+            client.call('echo', set_cid='one')
+        released.set()
+        assert second.wait(10) == 'mine'
+        assert client.call('echo', 'again', set_cid='one').wait(10) == 'again'
+
+
+def test_an_exchange_that_routes_nowhere_is_named(url: str) -> None:
+    with threaded_client.Client(url) as client:
+        client.subscribe('here', print)
+        with pytest.raises(crew.Unroutable, match=r"'crew\.PUBSUB' has no queue bound"):
+            client.call('t', exchange='crew.PUBSUB', routing_key='nowhere').wait(10)
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'expiration': None}, {'expiration': '3'}, {'timeout': float('inf')}, {'headers': []}]
+)
+def test_a_wrong_argument_is_named(url: str, wrong: dict[str, Any]) -> None:
+    with threaded_client.Client(url) as client, pytest.raises(ValueError, match=next(iter(wrong))):
+        client.call('t', **wrong)
+
+
+def test_a_single_task_may_be_given_by_its_name(url: str) -> None:
+    with threaded_client.Client(url, tasks='greet'):
+        assert 'crew.tasks.greet' in memory.broker(url).queues()

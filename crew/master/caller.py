@@ -11,7 +11,7 @@ from typing import TypeAlias
 from crew import codec, topology
 from crew.calls import Action, Calls, Part, Settle, Tell
 from crew.envelope import Envelope
-from crew.exceptions import Blocked, BrokerRefused, ConnectionError, CrewError, ProtocolError
+from crew.exceptions import Blocked, BrokerRefused, ConnectionError, CrewError, ProtocolError, Unroutable
 from crew.messages import Call, Chunk, Credit, Reply, Stop
 from crew.topology import Queue
 from crew.transports.alarm import Alarm
@@ -200,10 +200,14 @@ class Caller:
     async def _send_through(
         self, link: _Link, correlation_id: str, envelope: Envelope, exchange: str, routing_key: str
     ) -> None:
+        def on_return(envelope: Envelope, routing_key: str) -> None:
+            error = Unroutable(f'the exchange {exchange!r} has no queue bound that takes {routing_key!r}')
+            self._do(self._calls.fail(correlation_id, error))
+
         # On a channel of its own: the broker closes the channel if there is no such exchange.
         try:
             channel = await link.connection.open_channel(
-                confirm=True, on_return=self._returned, on_closed=lambda reason: None
+                confirm=True, on_return=on_return, on_closed=lambda reason: None
             )
             channel.publish(envelope, routing_key, exchange=exchange, mandatory=True)
             await channel.confirmed()

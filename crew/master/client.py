@@ -21,7 +21,16 @@ from uuid import uuid4
 from crew import codec, topology
 from crew.deadlines import bounded, time_left
 from crew.envelope import Envelope
-from crew.exceptions import ConnectionError, CrewError, DuplicateTaskId, PayloadError, ProtocolError
+from crew.exceptions import (
+    ConnectionError,
+    CrewError,
+    DuplicateTaskId,
+    ExpirationError,
+    PayloadError,
+    ProtocolError,
+    TimeoutError,
+    WorkerLost,
+)
 from crew.master.caller import Counters
 from crew.master.engine import Engine
 from crew.master.parallel import Parallel
@@ -44,6 +53,9 @@ DAY = 86400.0
 
 #: How long a publication waits for a connection, in seconds.
 PUBLISH_TIMEOUT = 30.0
+
+#: How many ids of calls that were given up are remembered.
+MAX_ABANDONED = 10_000
 
 
 class Credentials(Protocol):
@@ -69,8 +81,9 @@ class Pending(Protocol[F_co]):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A call, ready to be sent, and where."""
+    """A call, ready to be sent, and where; ``id`` is what its caller calls it."""
 
+    id: str
     call: Call
     routing_key: str
     exchange: str
@@ -149,9 +162,11 @@ class BaseClient(ABC, Generic[F]):
             self._urls = addresses.checked(address)
         self.counters = Counters()
         self._accept = accepted(accept)
-        self._queues = [topology.task_queue(task, queue_type) for task in tasks]
+        ids = [tasks] if isinstance(tasks, str) else tasks
+        self._queues = [topology.task_queue(task, queue_type) for task in ids]
         self._name = name
         self._ids: dict[str, Call] = {}
+        self._abandoned: dict[str, None] = {}
         self._subscribers: dict[str, list[Callable[[Any], Any]]] = {}
         # Taken for moments only, never while anything is waited for; a signal's handler may come in between.
         self._lock = threading.RLock()
@@ -295,7 +310,7 @@ class BaseClient(ABC, Generic[F]):
             exchange=exchange,
             timeout=timeout,
         )
-        id = outgoing.call.correlation_id
+        id = outgoing.id
         try:
             if callback is not None:
                 self._expect_callbacks()
@@ -305,16 +320,24 @@ class BaseClient(ABC, Generic[F]):
             self._send(outgoing, pending)
         except BaseException:
             # It is not in flight, so its id is free.
-            self._release(outgoing.call)
+            self._release(outgoing)
             raise
         return pending.future
 
-    def _release(self, call: Call) -> None:
+    def _release(self, outgoing: Outgoing, *, abandoned: bool = False) -> None:
         """Let a call's id be another's, unless it is by now."""
         if self._ids:
             with self._lock:
-                if self._ids.get(call.correlation_id) is call:
-                    del self._ids[call.correlation_id]
+                if self._ids.get(outgoing.id) is outgoing.call:
+                    del self._ids[outgoing.id]
+                    if abandoned:
+                        self._abandon(outgoing.id)
+
+    def _abandon(self, id: str) -> None:
+        """Remember an id that a worker may still know, and answer to."""
+        self._abandoned[id] = None
+        if len(self._abandoned) > MAX_ABANDONED:
+            self._abandoned.pop(next(iter(self._abandoned)))
 
     def cancel(self, correlation_id: str) -> None:
         """Forget a call: nobody is told its outcome. A worker that runs it stops it, as when its time is over.
@@ -323,8 +346,11 @@ class BaseClient(ABC, Generic[F]):
             correlation_id: its id. That of a call which is over is fine.
         """
         with self._lock:
-            self._ids.pop(correlation_id, None)
-        self._post_if_open(lambda engine: engine.caller.cancel(correlation_id))
+            call = self._ids.pop(correlation_id, None)
+            if call is not None:
+                self._abandon(correlation_id)
+        sent_as = correlation_id if call is None else call.correlation_id
+        self._post_if_open(lambda engine: engine.caller.cancel(sent_as))
 
     def parallel(self) -> Parallel:
         """Make several calls at once with a :class:`Parallel`, and get their results in the order of the calls.
@@ -351,13 +377,20 @@ class BaseClient(ABC, Generic[F]):
         exchange: str = '',
         timeout: float | None = None,
     ) -> Outgoing:
-        if not expiration > 0:
-            raise ValueError(f'expiration must be a positive number of seconds, not {expiration!r}')
+        for name, limit in (('expiration', expiration), ('timeout', 1.0 if timeout is None else timeout)):
+            if not (isinstance(limit, (int, float)) and 0 < limit < 2**32):
+                raise ValueError(f'{name} must be a positive number of seconds, below {2**32}, not {limit!r}')
+        if headers is not None and not isinstance(headers, Mapping):
+            raise ValueError(f'headers must be a mapping, not {type(headers).__name__}')
         payload = pack(data, serializer, gzip=gzip, gzip_level=gzip_level)
         if timeout is None and time_left() is not None:
             timeout = math.inf
+        id = sent_as = uuid4().hex if set_cid is None else str(set_cid)
+        if id in self._abandoned:
+            # What a worker still has to say of the other call must not be taken for this one's.
+            sent_as = f'{id}.{uuid4().hex[:8]}'
         call = Call(
-            correlation_id=uuid4().hex if set_cid is None else str(set_cid),
+            correlation_id=sent_as,
             body=payload.body,
             content_type=payload.content_type,
             content_encoding=payload.content_encoding,
@@ -373,10 +406,10 @@ class BaseClient(ABC, Generic[F]):
             raise ValueError(f'routing_key and exchange have at most {topology.MAX_NAME} bytes of UTF-8')
         if set_cid is not None:
             with self._lock:
-                if call.correlation_id in self._ids:
-                    raise DuplicateTaskId(f'a call with the id {call.correlation_id!r} is in flight already')
-                self._ids[call.correlation_id] = call
-        return Outgoing(call, key, exchange)
+                if id in self._ids:
+                    raise DuplicateTaskId(f'a call with the id {id!r} is in flight already')
+                self._ids[id] = call
+        return Outgoing(id, call, key, exchange)
 
     def _send(self, outgoing: Outgoing, pending: Pending[Any]) -> None:
         call = outgoing.call
@@ -384,9 +417,9 @@ class BaseClient(ABC, Generic[F]):
         def settled(outcome: Reply | Chunk | Credit | CrewError) -> None:
             if not isinstance(outcome, CrewError) and (not isinstance(outcome, Reply) or outcome.more):
                 # Workers of tasks do not send in parts.
-                self.cancel(call.correlation_id)
+                self.cancel(outgoing.id)
                 outcome = ProtocolError('the answer comes in parts, which is not understood here')
-            self._release(call)
+            self._release(outgoing, abandoned=isinstance(outcome, (TimeoutError, ExpirationError, WorkerLost)))
             if isinstance(outcome, CrewError):
                 pending.reject(outcome)
                 return

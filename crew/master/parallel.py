@@ -66,7 +66,7 @@ class Parallel:
         except BaseException:
             self._outcomes.pop()
             raise
-        self._ids.append(outgoing.call.correlation_id)
+        self._ids.append(outgoing.id)
         with self._client._lock:
             self._left += 1
         self._client._send(outgoing, _Slot(self, slot))

@@ -1,6 +1,7 @@
 """Which transport an address names: ``amqp://`` and ``amqps://`` RabbitMQ, ``memory://`` a broker in this process."""
 
 import os
+import re
 from collections.abc import Sequence
 from urllib.parse import quote, urlsplit
 
@@ -9,6 +10,9 @@ from crew.transports.base import Connection
 __all__ = ['DEFAULT_URL', 'MEMORY', 'check', 'checked', 'default_urls', 'dial', 'is_memory', 'safe_url', 'url_of']
 
 MEMORY = 'memory'
+
+# What is certainly a host, and no user's name.
+_HOST_AND_PORT = re.compile(r'(?:[0-9.]+|\[[0-9A-Fa-f:.]+\]|localhost):[0-9]{1,5}(?:/|\Z)')
 
 DEFAULT_URL = 'amqp://guest:guest@127.0.0.1:5672/%2F'
 
@@ -84,7 +88,9 @@ def safe_url(url: str) -> str:
     """Return the URL without its password, for logs."""
     head, at, tail = url.partition('?')[0].rpartition('@')
     scheme, separator, credentials = (head or tail).rpartition('://')
-    if not at:
+    if not at and not _HOST_AND_PORT.match(credentials):
         # Perhaps the host was forgotten, and what looks like a port is the password.
         return f'{scheme}{separator}{credentials.partition(":")[0]}'
+    if not at:
+        return f'{scheme}{separator}{credentials}'
     return f'{scheme}{separator}{credentials.partition(":")[0]}@{tail}'

@@ -58,9 +58,13 @@ class Clock:
 
     # Written by the process
 
-    def set_ready(self, inbox: str) -> None:
-        """Note that the process takes calls, and where callers reach it."""
-        _HEADER.pack_into(self._memory, 0, _READY, inbox.encode()[:256])
+    def set_inbox(self, inbox: str) -> None:
+        """Note where callers reach the process; before the first call can come."""
+        struct.pack_into('256s', self._memory, 1, inbox.encode()[:256])
+
+    def set_ready(self) -> None:
+        """Note that the process takes calls."""
+        self._memory[0] = _READY
 
     def set_leaving(self) -> None:
         """Note that the process gives itself up, so that another may take its place already."""

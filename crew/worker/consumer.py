@@ -17,7 +17,20 @@ from typing import Any
 from crew import codec, topology
 from crew.envelope import Envelope
 from crew.exceptions import ConnectionError, CrewError, ProtocolError
-from crew.messages import Call, Cancel, Chunk, Credit, Failure, Go, Publication, Returned, Stop
+from crew.messages import (
+    Accept,
+    Call,
+    Cancel,
+    Chunk,
+    Credit,
+    Failure,
+    Go,
+    Publication,
+    Reply,
+    Reset,
+    Returned,
+    Stop,
+)
 from crew.topology import QueueType
 from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
@@ -184,6 +197,8 @@ class Consumer:
             await channel.declare(queue)
         await channel.declare(inbox)
         await channel.consume(inbox.name, self._told, no_ack=True)
+        # A call that comes while the other queues are being consumed may hold the interpreter: then it is too late.
+        self._clock.set_inbox(inbox.name)
         self._deliveries.inbox = inbox.name
         self._channel, self._notes = channel, None
         self._consuming = []
@@ -197,7 +212,7 @@ class Consumer:
             # Its own channel, so that it can be given back without the deliveries that run.
             ahead = await connection.open_channel(prefetch=settings.prefetch - settings.slots, on_return=self._returned)
             self._consuming.append((ahead, await self._begin(ahead, self._queues[queues[0].name])))
-        self._clock.set_ready(inbox.name)
+        self._clock.set_ready()
         names = ', '.join(queue.name for queue in queues)
         log.info('taking requests from %s, %d at once', names, settings.slots)
 
@@ -285,8 +300,18 @@ class Consumer:
             run.input = run.output = None
             self._free_slots.append(run.slot)
             if held.orphaned:
-                log.warning('the answer to %s was dropped: the connection was lost while it ran', run.text)
+                self._answer_late(run, held, outcome)
             self._do(self._deliveries.finished(held, outcome, now=time.monotonic()))
+
+    def _answer_late(self, run: Run, held: Held, outcome: Outcome) -> None:
+        """Answer on another connection than the call came by: its caller may be connected still, and wait."""
+        unanswered = held.state is State.RUNNING and outcome is not None and not held.answering
+        if self._channel is None or not held.call.reply_to or not unanswered:
+            log.warning('the answer to %s was dropped: the connection was lost while it ran', run.text)
+            return
+        assert outcome is not None
+        self._channel.publish(self._encoded(held, outcome), held.call.reply_to, mandatory=True)
+        log.info('%s was answered on a new connection: the one it came by was lost', run.text)
 
     # Carrying out what was decided
 
@@ -337,18 +362,20 @@ class Consumer:
             self._replace(held)
 
     def _publish(self, action: Publish) -> None:
-        held, message = action.held, action.message
-        try:
-            envelope = codec.encode(message)
-        except ValueError as error:
-            log.error('the answer to call %s cannot be sent: %s', held.call.correlation_id, error)
-            envelope = codec.encode(
-                Failure(correlation_id=held.call.correlation_id, kind='raised', type='ValueError', message=str(error))
-            )
-        held.delivery.channel.publish(envelope, held.call.reply_to, mandatory=True)
+        held = action.held
+        held.delivery.channel.publish(self._encoded(held, action.message), held.call.reply_to, mandatory=True)
         run = self._runs.get(held)
         if run is not None:
             self._clock.accept(run.slot)
+
+    def _encoded(self, held: Held, message: Accept | Reply | Failure | Reset) -> Envelope:
+        try:
+            return codec.encode(message)
+        except ValueError as error:
+            log.error('the answer to call %s cannot be sent: %s', held.call.correlation_id, error)
+            return codec.encode(
+                Failure(correlation_id=held.call.correlation_id, kind='raised', type='ValueError', message=str(error))
+            )
 
     def _republish(self, held: Held, runs: int) -> None:
         """Put a call that nobody waits for back into its queue, as one that was never delivered."""

@@ -15,7 +15,8 @@ ready    a slot is free                         running; asking, if it has waite
 ready    cancel                                 acked, dropped
 ready    no slot will soon be free              given back, if the worker takes calls of several queues
 ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
-running  50 ms are over                         the caller hears *accept*, so that it can cancel and keep the time
+running  50 ms are over, and each 10 s          the caller hears *accept*, so that it can cancel and keep the time; if
+                                                it comes back, the caller is gone
 running  the answer begins                      the caller hears *accept*, and then the part; its time begins anew
 running  it waits for the caller's own end      its time stands still until it has what it waits for; meanwhile it is
                                                 looked now and then whether the caller is still there
@@ -68,6 +69,9 @@ FRESH = 1.0
 
 #: A call that runs longer says so.
 ACCEPT_AFTER = 0.05
+
+#: And again so often: what comes back tells that the caller's process is gone, and that nobody waits any more.
+SAY_AGAIN = 10.0
 
 #: A caller that does not answer a question for so long does not wait for the call either.
 ANSWER_WITHIN = 10.0
@@ -353,10 +357,10 @@ class Deliveries:
                 continue
             held.state = State.RUNNING
             held.started = now
-            self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
-            self._running[held.key] = held
             if held.call.more and not held.accepted:
                 actions.append(self._say_accept(held, now))
+            self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
+            self._running[held.key] = held
             actions.append(Start(held))
         if self._give_back and self._ready and not self._draining and not self._free:
             actions += self._give_back_late(now)
@@ -451,7 +455,7 @@ class Deliveries:
         held.paused = False
         if held.state is State.RUNNING:
             held.started = now
-            self._set_due(held, now + (held.timeout if held.accepted else min(ACCEPT_AFTER, held.timeout)))
+            self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
 
     def pause(self, held: Held, *, now: float) -> None:
         """Take note that a run waits for the caller's own end, which is not its own time."""
@@ -510,8 +514,8 @@ class Deliveries:
             held.due = now + PING_EVERY
             return [Ping(held)]
         if now < over:
-            held.due = over
-            if held.accepted or held.orphaned or not held.call.reply_to:
+            held.due = min(over, now + SAY_AGAIN)
+            if held.orphaned or not held.call.reply_to:
                 return []
             return [self._say_accept(held, now)]
         held.state = State.OVERDUE

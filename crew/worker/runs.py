@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 FOREVER = 1e9
 
+#: The longest text of an exception that the log has in full.
+MAX_LOGGED = 64 * 1024
+
 Outcome: TypeAlias = Reply | Failure | None
 
 
@@ -120,8 +123,9 @@ class Run:
 
     def describe(self, text: str) -> None:
         """Say what runs, for logs and for the supervisor: a request line with its id, a task's name."""
-        self.text = text
-        self._clock.describe(self.slot, text)
+        # An id or a target with a line end in it must not look like a line of the log.
+        self.text = ''.join(character if character.isprintable() else '?' for character in text)
+        self._clock.describe(self.slot, self.text)
 
     def begin(self, reply: Reply) -> Output:
         """Begin an answer that goes in parts; the task then returns None. To be called by the task, once.
@@ -196,7 +200,7 @@ def execute(task: Task, run: Run) -> Outcome:
         if run.broken is not None and error.__cause__ is run.broken:
             log.info('%s has ended early: %s', run.text, error)
         else:
-            log.error('%s raised', run.text, exc_info=error)
+            _log(run, error)
         return Failure(
             correlation_id=run.call.correlation_id,
             kind='refused' if isinstance(error, ProtocolError) else 'raised',
@@ -204,6 +208,14 @@ def execute(task: Task, run: Run) -> Outcome:
             message=_text(error),
             traceback=''.join(traceback.format_exception(error)),
         )
+
+
+def _log(run: Run, error: BaseException) -> None:
+    if len(_text(error)) > MAX_LOGGED:
+        text = ''.join(traceback.format_exception(error))
+        log.error('%s raised %s, cut here: %s …', run.text, type(error).__name__, text[:MAX_LOGGED])
+    else:
+        log.error('%s raised', run.text, exc_info=error)
 
 
 def timed_out(run: Run) -> Failure:

@@ -223,7 +223,8 @@ class Supervisor:
             why = f'{record.text} has run for {age:.1f} s; its limit is {record.timeout:g} s'
             self._doom(child, why, now, record)
         run = record.correlation_id, record.started
-        if record.accepted or not record.reply_to or age < MUTE_AFTER or run in child.spoken_for:
+        unable = record.accepted or not record.reply_to or not child.clock.inbox
+        if unable or age < MUTE_AFTER or run in child.spoken_for:
             return
         child.spoken_for.add(run)
         accept = Accept(
