@@ -323,7 +323,7 @@ def test_a_content_encoding_that_is_known_is_read(encoding: str, body: bytes) ->
         b'9' * 10_000,
         b'-' + b'9' * 10_000,
         b'[' * 100_000,
-        *[b'[' * depth + b']' * depth for depth in (1000, 5000, 100_000, 1_000_000)],
+        *[b'[' * depth + b']' * depth for depth in (100_000, 1_000_000)],
         b'{"a":' * 100_000 + b'1' + b'}' * 100_000,
     ],
     ids=lambda body: f'{body[:20]!r}-{len(body)}',
@@ -333,6 +333,17 @@ def test_what_is_no_json_is_refused(body: bytes, encoding: str) -> None:
     with pytest.raises(PayloadError, match=r'the payload is not json: .') as caught:
         unpack(Payload(gzip.compress(body) if encoding else body, JSON, encoding), HARMLESS)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize('depth', [1000, 5000, 20_000])
+def test_how_deep_json_may_be_is_pythons_to_say(depth: int) -> None:
+    try:
+        value = unpack(Payload(b'[' * depth + b']' * depth, JSON, ''), HARMLESS)
+    except PayloadError:
+        return
+    for _ in range(depth - 1):
+        [value] = value
+    assert value == []
 
 
 @pytest.mark.parametrize('body', [b'\xff', b'\xed\xa0\x80', 'ü'.encode('latin-1'), 'x'.encode('utf-16')])

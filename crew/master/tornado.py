@@ -4,6 +4,7 @@ It may be made, connected and used before the loop runs, at import say; what was
 """
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ class Client(face.Client):
         if self._running is None and not _is_running():
             self._early.append(action)
             if len(self._early) == 1:
-                IOLoop.current().add_callback(self._catch_up)
+                _coming_loop().add_callback(self._catch_up)
             return
         super()._post(action)
 
@@ -85,7 +86,15 @@ class Client(face.Client):
     def _current_loop(self) -> asyncio.AbstractEventLoop:
         if _is_running():
             return asyncio.get_running_loop()
-        return IOLoop.current().asyncio_loop  # type: ignore[attr-defined, no-any-return]
+        return _coming_loop().asyncio_loop  # type: ignore[attr-defined, no-any-return]
+
+
+def _coming_loop() -> IOLoop:
+    """Return the loop that ``IOLoop.current().start()`` will run."""
+    with warnings.catch_warnings():
+        # Python 3.12 and 3.13 warn of the loop that Tornado means to make here.
+        warnings.simplefilter('ignore', DeprecationWarning)
+        return IOLoop.current()
 
 
 def _is_running() -> bool:
