@@ -520,9 +520,10 @@ class Deliveries:
             return [self._say_accept(held, now)]
         held.state = State.OVERDUE
         held.due = now + self._limits.kill_after
-        message = f'the task ran past its limit of {held.timeout:g} s'
+        limit = _rounded(held.timeout)
+        message = f'the task ran past its limit of {limit} s'
         failure = Failure(correlation_id=held.call.correlation_id, kind='timeout', message=message)
-        reason = f'it ran past its limit of {held.timeout:g} s'
+        reason = f'it ran past its limit of {limit} s'
         if held.orphaned or not held.call.reply_to:
             return [Interrupt(held, reason)]
         answer = Publish(held, self._ending(held, failure))
@@ -569,6 +570,11 @@ class Deliveries:
             held.orphaned = True
         self._orphans.update(self._running.values())
         self._running.clear()
+
+
+def _rounded(seconds: float) -> str:
+    """Return seconds for a person: of a limit that is what another has left, nobody needs microseconds."""
+    return f'{seconds:.0f}' if seconds >= 100 else f'{seconds:.3g}'
 
 
 def _waited(call: Call, wall: float) -> float:
