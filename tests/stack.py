@@ -55,6 +55,10 @@ class Process:
         wait_until(matches, timeout, f'{pattern!r} in the log:\n{self.text}')
         return found[0]
 
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._popen.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
 
