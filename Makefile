@@ -7,7 +7,7 @@ ARGS ?=
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo article test fuzz lint format docs conformance clean
+.PHONY: help .venv demo article test faults fuzz lint format docs conformance clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ article: .venv/installed ## calls, publications and long polling from a Tornado 
 test: .venv/installed-for-tests lint ## lint, then all tests
 	@scripts/install-packages.sh rabbitmq-server git chromium chromium-driver || test -z "$$CI"
 	.venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+# Another seed each time; make faults ARGS='--seed 7 worker' repeats a part of a run.
+faults: .venv/installed-for-tests ## break the running stack in every way, count what was lost, write docs/reliability.md
+	@scripts/install-packages.sh rabbitmq-server
+	.venv/bin/python -m tests.faults $(or $(ARGS),--write)
 
 # Another seed each time; CREW_FUZZ_SEED=… repeats a run.
 fuzz: .venv/installed-for-tests ## 100,000 random messages into a live worker and a live client

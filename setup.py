@@ -32,6 +32,7 @@ setup(
             'flask>=3',
             'griffelib>=2,<3',
             'gunicorn>=25.1',
+            'h11>=0.14',
             # Below 3.12 it asks for a greenlet that is too old for gevent, and makes no use of it: there `make`
             # installs it without what it asks for, of which brotlicffi, decorator and six are needed.
             'httpbin>=0.10.4; python_version >= "3.12"',
