@@ -10,7 +10,6 @@ import socket
 import ssl
 import sys
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,13 +31,13 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL
+from crew_wsgi.connections import Exchange, HttpServer, Times
 from crew_wsgi.forwarded import Network, Proxies, read_networks
 from crew_wsgi.handler import NO_PROXIES, Handler, Limits, Server
-from crew_wsgi.http1 import Connection, Exchange, HttpServer, Times
 from crew_wsgi.options import add_broker
 from crew_wsgi.problems import Problem
 from crew_wsgi.routes import Route, Routes, read_route, read_table
-from crew_wsgi.sockets import describe, inherited_sockets, open_sockets
+from crew_wsgi.sockets import BACKLOG, describe, inherited_sockets, open_sockets
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,7 +53,7 @@ class Request(Handler):
     """A request of a front; one that is malformed gets an answer of the front, and a line in the access log, too."""
 
     def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
-        """Answer that the request is malformed (:class:`crew_wsgi.http1.Delegate`)."""
+        """Answer that the request is malformed (:class:`crew_wsgi.connections.Delegate`)."""
         if not self.started:
             self._server.enter(self)
             self._started = time.monotonic()
@@ -88,19 +87,16 @@ class Front:
     ) -> None:
         self._engine = engine
         self._server = Server(engine.caller, routes, limits, proxies=proxies, root_path=root_path)
-        self._requests: weakref.WeakKeyDictionary[Connection, Request] = weakref.WeakKeyDictionary()
         # Whoever takes long over a body may not take longer over a head.
         times = Times(head=min(Times().head, limits.body_timeout))
         self._http = HttpServer(self._begin, limits.max_head, times, tls=tls)
 
-    def _begin(self, connection: Connection, exchange: Exchange) -> Request:
-        request = Request(self._server, exchange)
-        self._requests[connection] = request
-        return request
+    def _begin(self, exchange: Exchange) -> Request:
+        return Request(self._server, exchange)
 
-    def listen(self, sockets: Sequence[socket.socket]) -> None:
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections, and connect to the broker."""
-        self._http.add_sockets(sockets)
+        await self._http.listen(sockets, BACKLOG)
         self._engine.start()
 
     async def stop(self, graceful_timeout: float) -> bool:
@@ -115,9 +111,7 @@ class Front:
         self._http.stop()
         draining = asyncio.ensure_future(self._server.drain())
         await asyncio.sleep(0)
-        for connection, request in list(self._requests.items()):
-            if not request.started:
-                connection.stream.close()
+        self._http.close_unused()
         await asyncio.wait({draining}, timeout=graceful_timeout)
         abandoned = len(self._server.open)
         if abandoned:
@@ -150,7 +144,7 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
     stop, stop_now = _watch_signals()
     if options.end_with_stdin:
         _watch_stdin(stop)
-    front.listen(sockets)
+    await front.listen(sockets)
     for each in sockets:
         log.info('listening on %s', describe(each, tls=tls is not None))
     refused = asyncio.ensure_future(engine.wait_ready())

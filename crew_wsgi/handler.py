@@ -9,12 +9,12 @@ import asyncio
 import logging
 import re
 import socket
-import struct
 import time
+from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 from uuid import uuid4
 
 from tornado import httputil
@@ -24,6 +24,7 @@ from crew.master.caller import Caller
 from crew.messages import Call, Chunk, Credit, Reply
 from crew.streams import Receiver, Sender
 from crew.topology import task_queue_name
+from crew_wsgi.connections import Exchange
 from crew_wsgi.environ import authority, split_target
 from crew_wsgi.forwarded import Origin, Proxies
 from crew_wsgi.headers import HeaderPairs, end_to_end, is_token
@@ -145,12 +146,12 @@ class Handler(httputil.HTTPMessageDelegate):
 
     Args:
         server: what it shares with others.
-        connection: where the response is written.
+        exchange: where the response is written.
     """
 
-    def __init__(self, server: Server, connection: Any) -> None:
+    def __init__(self, server: Server, exchange: Exchange) -> None:
         self._server = server
-        self._connection = connection
+        self._exchange = exchange
         self._started = time.monotonic()
         self._start_line = httputil.RequestStartLine('', '', '')
         self._headers = httputil.HTTPHeaders()
@@ -214,7 +215,7 @@ class Handler(httputil.HTTPMessageDelegate):
         if problem is not None:
             self._refuse(problem)
         elif self._expects and self._has_body:
-            self._connection.set_close_callback(self.on_connection_close)
+            self._exchange.set_close_callback(self.on_connection_close)
             self._dispatch()
         elif self._has_body:
             self._watch_body()
@@ -300,7 +301,7 @@ class Handler(httputil.HTTPMessageDelegate):
 
     def _find_origin(self) -> None:
         """Find out where the request came from, and what the application gets of its fields."""
-        context = self._connection.context
+        context = self._exchange.context
         address = context.address
         peer = (str(address[0]), int(address[1])) if isinstance(address, tuple) else ('', 0)
         fields = list(self._headers.get_all())
@@ -363,14 +364,14 @@ class Handler(httputil.HTTPMessageDelegate):
     def _dispatch(self) -> None:
         """Send the request on, with what has come of its body."""
         self._stop_dispatch_timer()
-        stream = self._connection.stream
-        if stream.closed() or _tcp_state(stream.socket) == TCP_CLOSE:
+        connection = self._exchange.connection
+        if connection.closed or (self._body_timer is not None and _tcp_state(connection.socket) == TCP_CLOSE):
             # What came before a reset is read to its end, but nobody is there any more.
-            stream.close()
+            connection.abort()
             self.on_connection_close()
             return
         # From here on Tornado tells of a client that hangs up by this callback alone.
-        self._connection.set_close_callback(self.on_connection_close)
+        self._exchange.set_close_callback(self.on_connection_close)
         try:
             self._send()
         except ConnectionError as error:
@@ -421,9 +422,9 @@ class Handler(httputil.HTTPMessageDelegate):
 
     def _look_for_client(self) -> None:
         """Find out whether the client is still there: Tornado finds out by reading, and nothing is read now."""
-        stream = self._connection.stream
-        if stream.closed() or _tcp_state(stream.socket) in (TCP_CLOSE, TCP_CLOSE_WAIT):
-            stream.close()
+        connection = self._exchange.connection
+        if connection.closed or _tcp_state(connection.socket) in (TCP_CLOSE, TCP_CLOSE_WAIT):
+            connection.abort()
             self.on_connection_close()
         elif self._held_back is not None:
             self._body_timer = _call_later(LOOK_EVERY, self._look_for_client)
@@ -434,7 +435,7 @@ class Handler(httputil.HTTPMessageDelegate):
             # The same once more is how a worker looks whether anybody is here.
             return
         if self._expects and not self._answered:
-            self._connection.stream.write(b'HTTP/1.1 100 Continue\r\n\r\n')
+            self._exchange.connection.write(b'HTTP/1.1 100 Continue\r\n\r\n')
         self._expects = False
         self._send_body()
         if not self._upload.pending:
@@ -461,7 +462,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._paused = paused
 
     def _request(self) -> Request:
-        server = self._connection.stream.socket.getsockname()
+        server = self._exchange.connection.socket.getsockname()
         host = self._origin.host
         headers = [
             (name, host if host and name.lower() == 'host' else value)
@@ -561,21 +562,17 @@ class Handler(httputil.HTTPMessageDelegate):
         self._pump()
 
     def _write_head(self, response: Response, body: bytes) -> None:
-        headers = httputil.HTTPHeaders()
-        for name, value in response.headers:
-            headers.add(name, value)
-        if 'X-Request-ID' not in headers:
-            headers['X-Request-ID'] = self._request_id
-        if 'Date' not in headers:
-            headers['Date'] = httputil.format_timestamp(time.time())
-        if 'Server' not in headers:
-            headers['Server'] = 'crew'
-        if self._closing:
-            headers['Connection'] = 'close'
+        headers = list(response.headers)
+        names = {name.lower() for name, _ in headers}
+        if 'x-request-id' not in names:
+            headers.append(('X-Request-ID', self._request_id))
+        if 'date' not in names:
+            headers.append(('Date', _date(int(time.time()))))
+        if 'server' not in names:
+            headers.append(('Server', 'crew'))
         # Tornado would send other characters as UTF-8; RFC 9112 §4 lets a client ignore the phrase anyway.
         reason = response.reason if response.reason.isascii() else ''
-        start_line = httputil.ResponseStartLine('HTTP/1.1', response.code, reason)
-        self._connection.write_headers(start_line, headers, body)
+        self._exchange.write_headers(response.code, reason, headers, body, closes=self._closing)
 
     def _take(self, chunk: Chunk) -> None:
         """Take a part of the answer's body."""
@@ -595,13 +592,12 @@ class Handler(httputil.HTTPMessageDelegate):
         """Write what there is for as long as the client takes it."""
         if self._pumping:
             return
-        stream = self._connection.stream
-        if stream.closed():
-            # Tornado does not say so while it still reads the request, or would.
+        connection = self._exchange.connection
+        if connection.closed:
             self.on_connection_close()
             return
-        while self._rest and not stream.closed():
-            if stream.writing():
+        while self._rest and not connection.closed:
+            if connection.writing:
                 self._mind_clock()
                 self._await_client(self._pump_on)
                 return
@@ -609,7 +605,7 @@ class Handler(httputil.HTTPMessageDelegate):
             if len(piece) > PIECE:
                 self._rest.appendleft(piece[PIECE:])
                 piece = piece[:PIECE]
-            self._connection.write(bytes(piece))
+            self._exchange.write(bytes(piece))
             self._written += len(piece)
             self._credit(len(piece))
         self._mind_clock()
@@ -661,20 +657,20 @@ class Handler(httputil.HTTPMessageDelegate):
         self._rest.clear()
         self._discarding = True
         self._read_on()
-        stream = self._connection.stream
-        if self._unbounded and not stream.closed():
+        connection = self._exchange.connection
+        if self._unbounded and not connection.closed:
             # Its end is all that such a body has: a plain close would say that this was it, a reset does not.
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-        stream.close()
+            connection.reset()
+        connection.abort()
         self._leave()
 
     def _end(self) -> None:
         """Tell Tornado that this was all, and see it leave."""
         self._stop_timers()
-        stream = self._connection.stream
-        if not stream.closed():
-            self._connection.finish()
-        if not stream.closed() and stream.writing():
+        connection = self._exchange.connection
+        if not connection.closed:
+            self._exchange.finish()
+        if connection.writing:
             # Until the last byte is the kernel's, closing the connection would cut the response.
             self._await_client(self._sent)
         else:
@@ -684,22 +680,22 @@ class Handler(httputil.HTTPMessageDelegate):
         """Go on when all that was written has left, or the connection is closed, as that of a client that stalls is."""
         self._pumping = True
         self._client_timer = _call_later(self._server.limits.body_timeout, self._client_stalls)
-        self._connection.stream.write(b'').add_done_callback(lambda _: then())
+        self._exchange.connection.when_drained(then)
 
     def _client_stalls(self) -> None:
         log.info(
             'closing the connection of %s: it took none of its response for %g s (request %s)',
-            self._connection.context.remote_ip,
+            self._exchange.context.remote_ip,
             self._server.limits.body_timeout,
             self._request_id,
         )
-        self._connection.stream.close()
+        self._exchange.connection.abort()
 
     def _sent(self) -> None:
         self._stop_timers()
         if self._closing:
             # Where the client asked for that, Tornado has done it.
-            self._connection.stream.close()
+            self._exchange.connection.close()
         self._leave()
 
     def _leave(self) -> None:
@@ -709,7 +705,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._logged = True
         seconds = time.monotonic() - self._started
         line = self._start_line
-        context = self._connection.context
+        context = self._exchange.context
         access_log.info(
             '%s "%s %s %s" %d %d %.1fms id=%s%s',
             context.remote_ip,
@@ -735,10 +731,16 @@ class Handler(httputil.HTTPMessageDelegate):
         )
 
 
-def _tcp_state(connection: socket.socket) -> int:
+@lru_cache(maxsize=2)
+def _date(now: int) -> str:
+    """Return the value of ``Date`` (RFC 9110 §6.6.1), which is the same for a second."""
+    return httputil.format_timestamp(now)
+
+
+def _tcp_state(connection: TransportSocket) -> int:
     """Return the state of a connection, whatever of it is still to be read; 0 if it is not one of TCP."""
     try:
-        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return int(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     except OSError:
         return 0
 

@@ -1,41 +1,30 @@
-"""HTTP/1.1 on one connection: heads, bodies and the framing of answers, read as RFC 9112 says and no more leniently.
+"""HTTP/1.1 as bytes: requests are read as RFC 9112 says and no more leniently, and answers are framed.
 
-Whoever stands in front of us may read ambiguous bytes in another way, and a request could hide in the difference. So
-what is malformed is refused, by an answer like any other of ours, and nothing that comes behind it is read. Tornado
-carries the bytes (its ``TCPServer`` and ``IOStream``); its own parser would accept some of this, and refuse the rest
-with a bare 400.
+Sans-IO: bytes come in, heads and bodies come out, and the other way. Whoever stands in front of us may read ambiguous
+bytes in another way, and a request could hide in the difference. So what is malformed is refused, and nothing that
+comes behind it is read. Tornado's own parser would accept some of this, and refuse the rest with a bare 400.
 """
 
-import asyncio
-import contextlib
-import logging
 import re
-import socket
-import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Final, TypeAlias
 
 from tornado import httputil
-from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
-from tornado.tcpserver import TCPServer
 
-from crew_wsgi.headers import is_token
-from crew_wsgi.problems import Problem, bad_request
+from crew_wsgi.headers import HeaderPairs, is_token
+from crew_wsgi.problems import bad_request
 
-__all__ = ['Connection', 'Context', 'Delegate', 'Exchange', 'HttpServer', 'Malformed', 'Times', 'parse_head']
+__all__ = ['END', 'Answer', 'End', 'Event', 'Head', 'Malformed', 'Reader', 'framing', 'parse_head']
 
-log = logging.getLogger(__name__)
-
-#: How much is read from a connection at once.
+#: Pieces of a body are put together up to this.
 PIECE = 64 * 1024
 
 #: RFC 9112 §7.1.1: a server ought to limit what it reads of chunk extensions, which carry nothing for it.
 MAX_CHUNK_LINE = 1024
 MAX_EXTENSIONS = 16 * 1024
 
-#: So many pieces or chunks that are there already are taken before others have their turn.
-TURN = 8
+#: So many chunks that are there already are taken before others have their turn.
 CHUNKS_PER_TURN = 256
 
 #: Digits of the longest Content-Length that is looked at.
@@ -65,474 +54,263 @@ class Malformed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """How long a connection may take, in seconds.
+class Head:
+    """The beginning of a request.
 
     Args:
-        idle: without a request.
-        head: from the first byte of a head to its last; one that comes a byte at a time would hold us for ever.
-        linger: for reading the answer after a refusal. Closing at once would reset the connection, and the client would
-            lose the answer (RFC 9112 §9.6).
+        start_line: the request line.
+        headers: the fields; ``Content-Length`` is there once at most.
+        closes: whether the client wants the connection closed behind the answer.
     """
 
-    idle: float = 75.0
-    head: float = 60.0
-    linger: float = 5.0
+    start_line: httputil.RequestStartLine
+    headers: httputil.HTTPHeaders
+    closes: bool
 
 
-class Delegate(Protocol):
-    """What becomes of a request: Tornado's ``HTTPMessageDelegate``, and what is told to who sends a malformed one."""
-
-    def headers_received(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> None:
-        """Take the head."""
-
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Take a piece of the body; the next is read when what is returned is done."""
-
-    def finish(self) -> None:
-        """Take the end of the request, or after :meth:`refuse` that of the connection."""
-
-    def on_connection_close(self) -> None:
-        """Take note that the client hung up in the middle of the request."""
-
-    def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
-        """Answer that the request is malformed.
-
-        Args:
-            problem: the answer.
-            start_line: what could be read of it, where :meth:`headers_received` was not called.
-        """
+class End:
+    """The end of a request; :data:`END` is the only one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Who is connected.
+END: Final = End()
+
+Event: TypeAlias = Head | bytes | End
+
+
+class Reader:
+    """Reads the requests of one connection, one after the other.
 
     Args:
-        address: of the socket's other end.
-        protocol: ``http`` or ``https``.
-    """
-
-    address: Any
-    protocol: str
-
-    @property
-    def remote_ip(self) -> str:
-        """The address without a port, for logs."""
-        return str(self.address[0]) if isinstance(self.address, tuple) else 'unix'
-
-
-class HttpServer(TCPServer):
-    """Accepts connections.
-
-    Args:
-        begin: makes the delegate of each request.
         max_head: the longest request line and header section together, in bytes.
-        times: see :class:`Times`.
-        tls: for HTTPS.
     """
 
-    def __init__(
-        self,
-        begin: 'Callable[[Connection, Exchange], Delegate]',
-        max_head: int,
-        times: Times,
-        *,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        super().__init__(ssl_options=tls)
-        self.begin = begin
-        self.max_head = max_head
-        self.times = times
-        self._connections: dict[Connection, asyncio.Future[None]] = {}
+    __slots__ = ('_buffer', '_extensions', '_left', '_max_head', '_seen', '_state', '_total', '_within')
 
-    def handle_stream(self, stream: IOStream, address: Any) -> None:
-        """Serve a connection (Tornado's ``TCPServer``)."""
-        protocol = 'https' if isinstance(stream, SSLIOStream) else 'http'
-        connection = Connection(self, stream, Context(address, protocol))
-        serving = asyncio.ensure_future(connection.serve())
-        self._connections[connection] = serving
-        serving.add_done_callback(lambda _: self._connections.pop(connection, None))
+    def __init__(self, max_head: int) -> None:
+        self._max_head = max_head
+        self._buffer = bytearray()
+        self._seen = 0
+        self._state: Callable[[], Event | None] = self._read_head
+        self._left = 0
+        self._total = self._extensions = 0
+        # Whether a chunk's line end is still to come.
+        self._within = False
 
-    async def close_all_connections(self) -> None:
-        """Close all connections, whatever happens on them."""
-        for connection in self._connections:
-            connection.stream.close()
-        await asyncio.gather(*self._connections.values(), return_exceptions=True)
-
-
-class Connection:
-    """A connection: one request after the other.
-
-    Args:
-        server: where it was accepted.
-        stream: carries the bytes.
-        context: who is connected.
-    """
-
-    def __init__(self, server: HttpServer, stream: IOStream, context: Context) -> None:
-        self.server = server
-        self.stream = stream
-        self.context = context
-        #: What has been read and no request has taken yet.
-        self.buffer = bytearray()
-
-    async def serve(self) -> None:
-        """Serve requests until the connection is closed."""
-        # Each answer leaves in as few writes as can be.
-        self.stream.set_nodelay(True)
-        try:
-            while True:
-                exchange = Exchange(self)
-                if not await exchange.run(self.server.begin(self, exchange)):
-                    return
-                # Requests that are there already must not keep others waiting.
-                await asyncio.sleep(0)
-        finally:
-            self.stream.close()
-
-
-class Exchange(httputil.HTTPConnection):
-    """A request and its answer; what a delegate writes the answer to.
-
-    Args:
-        connection: where both travel.
-
-    Attributes:
-        stream: carries the bytes.
-        context: who is connected.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self.stream = connection.stream
-        self.context = connection.context
-        self._server = connection.server
-        self._buffer = connection.buffer
-        self._delegate: Delegate | None = None
-        self._start_line = httputil.RequestStartLine('-', '-', 'HTTP/1.1')
-        self._timer: asyncio.TimerHandle | None = None
-        # The request.
-        self._pending = bytearray()
-        self._told = False
-        self._refused = False
-        self._read = False
-        self._turn = 0
-        # The answer.
-        self._closing = False
-        self._chunked = False
-        self._remaining: int | None = None
-        self._written = False
-        self._last_write: asyncio.Future[None] | None = None
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._close_callback: Callable[[], None] | None = None
-
-    async def run(self, delegate: Delegate) -> bool:
-        """Read the request, and wait until it is answered; return whether the connection is good for another."""
-        self._delegate = delegate
-        try:
-            await self._receive(delegate)
-            await self._answered()
-        except StreamClosedError:
-            if self._refused:
-                delegate.finish()
-            elif self._told and not self._read:
-                delegate.on_connection_close()
-            return False
-        except Exception:
-            log.exception('the request %s of %s failed', ' '.join(self._start_line), self.context.remote_ip)
-            self.stream.close()
-            if self._told:
-                delegate.on_connection_close()
-            return False
-        finally:
-            self._stop_timer()
-            self.stream.set_close_callback(None)
-        return not self._closing and not self.stream.closed()
-
-    # The request
-
-    async def _receive(self, delegate: Delegate) -> None:
-        try:
-            head = await self._read_head()
-            self._start_line = _guessed(head)
-            start_line, headers = parse_head(head)
-            chunked, length = framing(start_line, headers)
-            self._start_line = start_line
-            tokens = {token.strip().lower() for token in headers.get('Connection', '').split(',')}
-            self._closing = 'close' in tokens or (start_line.version == 'HTTP/1.0' and 'keep-alive' not in tokens)
-            self._told = True
-            delegate.headers_received(start_line, headers)
-            if chunked:
-                await self._read_chunks()
-            else:
-                await self._read_length(length)
-        except Malformed as error:
-            self._refuse(error)
-            # Whatever comes now is thrown away, until the client hangs up.
-            await self._fill()
-        self._read = True
-        if not self._written:
-            delegate.finish()
-
-    def _refuse(self, error: Malformed) -> None:
-        assert self._delegate is not None
-        self._stop_timer()
-        self._refused = self._closing = True
-        self._delegate.refuse(error.problem, self._start_line)
-        self._timer = asyncio.get_running_loop().call_later(self._server.times.linger, self.stream.close)
-        if not self.stream.closed():
-            self.stream.write(b'').add_done_callback(self._end_our_half)
-
-    def _end_our_half(self, _: 'asyncio.Future[None]') -> None:
-        """Show the client that this was all, so that it need not wait for the end of our patience."""
-        if not self.stream.closed() and not isinstance(self.stream, SSLIOStream):
-            with contextlib.suppress(OSError):
-                self.stream.socket.shutdown(socket.SHUT_WR)
-
-    async def _read_head(self) -> bytes:
-        buffer, server = self._buffer, self._server
-        loop = asyncio.get_running_loop()
-        self._skip_empty_lines()
-        if self._has_nothing:
-            self._timer = loop.call_later(server.times.idle, self.stream.close)
-            while self._has_nothing:
-                await self._fill()
-                self._skip_empty_lines()
-            self._stop_timer()
-        seen = 0
-        while (end := _END.search(buffer, max(seen - 2, 0))) is None and len(buffer) <= server.max_head:
-            if self._timer is None:
-                self._timer = loop.call_later(server.times.head, self._head_late)
-            seen = len(buffer)
-            await self._fill()
-        self._stop_timer()
-        if end is None or end.end() > server.max_head:
-            self._start_line = _guessed(buffer)
-            raise Malformed(f'The head of the request is longer than {server.max_head} bytes.', 431)
-        return self._taken(end.end())
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._buffer += data
 
     @property
-    def _has_nothing(self) -> bool:
-        # Half of an empty line is no beginning either.
-        return len(self._buffer) < 2 and bytes(self._buffer) in (b'', b'\r')
+    def size(self) -> int:
+        """How many bytes have come and are not read yet."""
+        return len(self._buffer)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the next request has come; half of an empty line is no beginning."""
+        self._skip_empty_lines()
+        return len(self._buffer) > 1 or bytes(self._buffer) not in (b'', b'\r')
+
+    def read(self) -> Event | None:
+        """Return what comes next of the request; ``None``: more bytes are needed.
+
+        Small chunks are put together. After :data:`END`, the next request is read.
+
+        Raises:
+            Malformed: nothing that comes now can be understood.
+        """
+        return self._state()
+
+    def guess(self) -> httputil.RequestStartLine:
+        """Return what a head that cannot be read seems to begin with, fit for a log."""
+        return _guessed(self._buffer)
+
+    # Heads
 
     def _skip_empty_lines(self) -> None:
         # RFC 9112 §2.2: some clients send one behind a body.
         while self._buffer.startswith(b'\r\n'):
             del self._buffer[:2]
 
-    def _head_late(self) -> None:
-        self._start_line = _guessed(self._buffer)
-        self._refuse(Malformed('The head of the request did not come in time.', 408))
+    def _read_head(self) -> Head | None:
+        buffer = self._buffer
+        if not self.begun:
+            return None
+        end = _END.search(buffer, max(self._seen - 2, 0))
+        if end is None and len(buffer) <= self._max_head:
+            self._seen = len(buffer)
+            return None
+        if end is None or end.end() > self._max_head:
+            raise Malformed(f'The head of the request is longer than {self._max_head} bytes.', 431)
+        start_line, headers = parse_head(bytes(buffer[: end.end()]))
+        chunked, self._left = framing(start_line, headers)
+        del buffer[: end.end()]
+        self._seen = self._total = self._extensions = 0
+        self._state = self._read_chunks if chunked else self._read_length
+        connection = headers.get('Connection')
+        if connection is None:
+            return Head(start_line, headers, start_line.version == 'HTTP/1.0')
+        tokens = {token.strip().lower() for token in connection.split(',')}
+        closes = 'close' in tokens or (start_line.version == 'HTTP/1.0' and 'keep-alive' not in tokens)
+        return Head(start_line, headers, closes)
 
-    async def _read_length(self, length: int) -> None:
-        while length:
-            data = await self._some(length)
-            length -= len(data)
-            await self._deliver(data)
+    def _ended(self) -> End:
+        self._state = self._read_head
+        return END
 
-    async def _read_chunks(self) -> None:
-        """Read a chunked body (RFC 9112 §7.1); its extensions and trailers are checked and dropped."""
-        total = extensions = chunks = 0
-        while True:
-            line = await self._line(MAX_CHUNK_LINE, 'The beginning of a chunk')
-            match = _CHUNK.fullmatch(line)
-            if match is None:
-                raise Malformed('A chunk does not begin with its size.')
-            size = int(match[1], 16)
-            total += size
-            extensions += len(line) - len(match[1])
-            if extensions > MAX_EXTENSIONS + total:
-                raise Malformed('There is more of chunk extensions than of the body.')
-            if not size:
-                break
-            await self._read_chunk(size)
-            chunks += 1
-            if chunks % CHUNKS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        await self._read_trailers()
-        await self._deliver_pending()
+    # Bodies with a length
 
-    async def _read_chunk(self, size: int) -> None:
+    def _read_length(self) -> bytes | End | None:
+        if not self._left:
+            return self._ended()
+        return self._some() or None
+
+    def _some(self) -> bytes:
+        """Return what is there of what is left."""
+        data = bytes(self._buffer[: self._left])
+        del self._buffer[: self._left]
+        self._left -= len(data)
+        return data
+
+    # Bodies in chunks (RFC 9112 §7.1); their extensions and trailers are checked and dropped
+
+    def _read_chunks(self) -> bytes | End | None:
         # Where chunks begin and end means nothing; small ones are put together, for as long as nobody waits for them.
-        while size:
-            data = await self._some(size)
-            size -= len(data)
-            if not self._pending and len(data) >= PIECE:
-                await self._deliver(data)
-            else:
-                self._pending += data
-                if len(self._pending) >= PIECE:
-                    await self._deliver_pending()
-        while len(self._buffer) < 2:
-            await self._fill()
-        if self._taken(2) != b'\r\n':
-            raise Malformed('A chunk is longer than its size.')
+        piece = bytearray()
+        for _ in range(CHUNKS_PER_TURN):
+            if self._left:
+                piece += self._some()
+                if self._left:
+                    break
+                self._within = True
+            if self._within:
+                if len(self._buffer) < 2:
+                    break
+                if not self._buffer.startswith(b'\r\n'):
+                    raise Malformed('A chunk is longer than its size.')
+                del self._buffer[:2]
+                self._within = False
+                if len(piece) >= PIECE:
+                    break
+            size = self._chunk_size()
+            if size is None:
+                break
+            if not size:
+                self._left = self._max_head
+                self._state = self._read_trailers
+                return bytes(piece) or self._read_trailers()
+            self._left = size
+        return bytes(piece) or None
 
-    async def _read_trailers(self) -> None:
-        left = self._server.max_head
-        while line := await self._line(left, 'The trailer section'):
-            left -= len(line) + 2
+    def _chunk_size(self) -> int | None:
+        """Return the size of the chunk that begins here."""
+        line = self._line(MAX_CHUNK_LINE, 'The beginning of a chunk')
+        if line is None:
+            return None
+        match = _CHUNK.fullmatch(line)
+        if match is None:
+            raise Malformed('A chunk does not begin with its size.')
+        size = int(match[1], 16)
+        self._total += size
+        self._extensions += len(line) - len(match[1])
+        if self._extensions > MAX_EXTENSIONS + self._total:
+            raise Malformed('There is more of chunk extensions than of the body.')
+        return size
+
+    def _read_trailers(self) -> End | None:
+        while line := self._line(self._left, 'The trailer section'):
+            self._left -= len(line) + 2
             _field(line)
+        return None if line is None else self._ended()
 
-    async def _line(self, limit: int, what: str) -> bytes:
+    def _line(self, limit: int, what: str) -> bytes | None:
         """Return the next line, without its end."""
-        seen = 0
-        while (end := self._buffer.find(b'\n', seen)) < 0 and len(self._buffer) <= limit:
-            seen = len(self._buffer)
-            await self._fill()
+        end = self._buffer.find(b'\n', self._seen)
+        if end < 0 and len(self._buffer) <= limit:
+            self._seen = len(self._buffer)
+            return None
+        self._seen = 0
         if not 0 <= end <= limit:
             raise Malformed(f'{what} is too long.')
-        line = self._taken(end + 1)
+        line = bytes(self._buffer[: end + 1])
+        del self._buffer[: end + 1]
         if not line.endswith(b'\r\n') or line.count(b'\r') > 1:
             raise Malformed(f'{what} has a line that does not end with CR LF.')
         return line[:-2]
 
-    def _taken(self, size: int) -> bytes:
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
 
-    async def _some(self, most: int) -> bytes:
-        """Return bytes of the body, as many as are there."""
-        if self._buffer:
-            return self._taken(most)
-        return await self._received(min(most, PIECE))
+class Answer:
+    """Frames the answer to one request (RFC 9112 §6).
 
-    async def _fill(self) -> None:
-        """Wait for bytes; after a refusal they are thrown away, until the connection ends."""
-        data = await self._received(PIECE)
-        while self._refused:
-            data = await self._received(PIECE)
-        self._buffer += data
+    Args:
+        request: the request line that is answered.
+        closes: whether the client wants the connection closed behind it.
 
-    async def _received(self, most: int) -> bytes:
-        if self._pending:
-            await self._deliver_pending()
-        self._turn += 1
-        if self._turn % TURN == 0:
-            await asyncio.sleep(0)
-        return await self.stream.read_bytes(most, partial=True)
+    Attributes:
+        closes: whether the connection is to be closed behind it.
+    """
 
-    async def _deliver_pending(self) -> None:
-        data = bytes(self._pending)
-        self._pending.clear()
-        if data:
-            await self._deliver(data)
+    __slots__ = ('_bodiless', '_chunked', '_old', '_remaining', 'closes')
 
-    async def _deliver(self, data: bytes) -> None:
-        assert self._delegate is not None
-        if self._written or self._refused:
-            return
-        held = self._delegate.data_received(data)
-        if held is not None:
-            # Nothing is read meanwhile, so nothing else would tell that the client hangs up.
-            self.stream.set_close_callback(self._delegate.on_connection_close)
-            await held
-            self.stream.set_close_callback(None)
+    def __init__(self, request: httputil.RequestStartLine, *, closes: bool) -> None:
+        self.closes = closes
+        self._old = request.version == 'HTTP/1.0'
+        self._bodiless = request.method == 'HEAD'
+        self._chunked = False
+        self._remaining: int | None = None
 
-    # The answer
+    def head(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes = b'') -> bytes:
+        """Return the head, and the beginning of the body.
 
-    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
-        """Call ``callback`` when the client hangs up after its request was read and before it is answered."""
-        self._close_callback = callback
+        Args:
+            code: the status code.
+            reason: its phrase.
+            headers: without ``Transfer-Encoding`` and ``Connection``, which are this side's.
+            chunk: the beginning of the body.
 
-    def write_headers(
-        self,
-        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
-        headers: httputil.HTTPHeaders,
-        chunk: bytes | None = None,
-    ) -> 'asyncio.Future[None]':
-        """Write the head of the answer, and perhaps the beginning of its body."""
-        assert isinstance(start_line, httputil.ResponseStartLine)
-        old = self._start_line.version == 'HTTP/1.0'
-        bodiless = self._start_line.method == 'HEAD' or start_line.code in (204, 304)
-        self._chunked = not old and not bodiless and 'Content-Length' not in headers
-        if self._chunked:
-            headers['Transfer-Encoding'] = 'chunked'
+        Raises:
+            ValueError: a header has more than one line.
+            httputil.HTTPOutputError: ``chunk`` is longer than ``Content-Length``.
+        """
+        bodiless = self._bodiless or code in (204, 304)
+        length = next((value for name, value in headers if name.lower() == 'content-length'), None)
+        self._chunked = not self._old and not bodiless and length is None
         if bodiless:
             self._remaining = 0
-        elif 'Content-Length' in headers:
-            self._remaining = int(headers['Content-Length'])
-        if headers.get('Connection') == 'close':
-            self._closing = True
-        elif self._closing and not old:
-            headers['Connection'] = 'close'
-        elif old and not self._closing:
-            headers['Connection'] = 'Keep-Alive'
-        lines = [f'HTTP/1.1 {start_line.code} {start_line.reason}']
-        lines.extend(f'{name}: {value}' for name, value in headers.get_all())
-        for line in lines:
-            if _LINE_END.search(line):
-                raise ValueError(f'a header has more than one line: {line!r}')
-        head = '\r\n'.join([*lines, '', '']).encode('latin-1')
-        return self._write(head + self._framed(chunk or b''))
-
-    def write(self, chunk: bytes) -> 'asyncio.Future[None]':
-        """Write more of the body."""
-        return self._write(self._framed(chunk))
-
-    def finish(self) -> None:
-        """End the answer."""
-        if self._remaining and not self.stream.closed():
-            self.stream.close()
-            raise httputil.HTTPOutputError(f'{self._remaining} bytes less than Content-Length were written')
+        elif length is not None:
+            self._remaining = int(length)
+        lines = [f'HTTP/1.1 {code} {reason}', *[f'{name}: {value}' for name, value in headers]]
         if self._chunked:
-            self._write(b'0\r\n\r\n')
-        self._written = True
-        if not self._read:
-            # The rest of the request is not wanted, and its end cannot be known without reading it.
-            self._closing = True
-        if self._last_write is None:
-            self._left(None)
-        else:
-            self._last_write.add_done_callback(self._left)
+            lines.append('Transfer-Encoding: chunked')
+        # What the other version would do is said.
+        if self.closes != self._old:
+            lines.append('Connection: close' if self.closes else 'Connection: Keep-Alive')
+        text = '\r\n'.join(lines)
+        if text.count('\r') != len(lines) - 1 or text.count('\n') != len(lines) - 1:
+            raise ValueError(f'a header has more than one line: {[line for line in lines if _LINE_END.search(line)]!r}')
+        return f'{text}\r\n\r\n'.encode('latin-1') + self.piece(chunk)
 
-    def _framed(self, chunk: bytes) -> bytes:
+    def piece(self, chunk: bytes) -> bytes:
+        """Return more of the body.
+
+        Raises:
+            httputil.HTTPOutputError: it is longer than ``Content-Length``.
+        """
         if self._remaining is not None:
             self._remaining -= len(chunk)
             if self._remaining < 0:
-                self.stream.close()
                 raise httputil.HTTPOutputError('more bytes than Content-Length were written')
         return b'%x\r\n%b\r\n' % (len(chunk), chunk) if self._chunked and chunk else chunk
 
-    def _write(self, data: bytes) -> 'asyncio.Future[None]':
-        if self.stream.closed():
-            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            failed.set_exception(StreamClosedError())
-            failed.exception()
-            return failed
-        self._last_write = self.stream.write(data)
-        return self._last_write
+    def end(self) -> bytes:
+        """Return what ends the body.
 
-    def _left(self, _: 'asyncio.Future[None] | None') -> None:
-        """Take note that all of the answer is the kernel's."""
-        if self._closing:
-            self.stream.close()
-        if not self._over.done():
-            self._over.set_result(None)
-
-    async def _answered(self) -> None:
-        """Wait until the answer has left, or the client hung up."""
-        if self._over.done():
-            return
-        if self.stream.closed():
-            self._hung_up()
-        else:
-            self.stream.set_close_callback(self._hung_up)
-        await self._over
-
-    def _hung_up(self) -> None:
-        callback, self._close_callback = self._close_callback, None
-        if callback is not None and not self._written:
-            callback()
-        if not self._over.done():
-            self._over.set_result(None)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        Raises:
+            httputil.HTTPOutputError: it is shorter than ``Content-Length``.
+        """
+        if self._remaining:
+            raise httputil.HTTPOutputError(f'{self._remaining} bytes less than Content-Length were written')
+        return b'0\r\n\r\n' if self._chunked else b''
 
 
 # Heads

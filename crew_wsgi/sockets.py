@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tornado import netutil
 
-__all__ = ['describe', 'inherited_sockets', 'open_sockets']
+__all__ = ['BACKLOG', 'describe', 'inherited_sockets', 'open_sockets']
 
 BACKLOG = 2048
 

@@ -122,7 +122,7 @@ class Bridge:
         self._front = Front(engine, Routes([Route(self._id)]), self._limits)
         sockets = netutil.bind_sockets(0, '127.0.0.1')
         self.port = sockets[0].getsockname()[1]
-        self._front.listen(sockets)
+        await self._front.listen(sockets)
         await engine.wait_ready()
 
     async def _stop(self) -> None:

@@ -1,0 +1,502 @@
+"""HTTP/1.1 connections on an asyncio loop, which is Tornado's: what :mod:`crew_wsgi.http1` reads becomes requests.
+
+One request of a connection is in hand at a time. Nothing more is read than somebody takes: while a request waits for
+its answer, what the client sends ahead stays in the kernel beyond one buffer.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import struct
+from asyncio.trsock import TransportSocket
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from tornado import httputil
+
+from crew_wsgi.headers import HeaderPairs
+from crew_wsgi.http1 import END, Answer, Head, Malformed, Reader
+from crew_wsgi.problems import Problem
+
+__all__ = ['Connection', 'Context', 'Delegate', 'Exchange', 'HttpServer', 'Times']
+
+log = logging.getLogger(__name__)
+
+#: What a client may send ahead of an answer before it is read no more.
+AHEAD = 64 * 1024
+
+#: So many pieces that are there already are taken before others have their turn.
+TURN = 8
+
+#: How often connections are looked at that may have been idle for too long.
+SWEEP = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long a connection may take, in seconds.
+
+    Args:
+        idle: without a request.
+        head: from the first byte of a head to its last; one that comes a byte at a time would hold us for ever.
+        linger: for reading the answer after a refusal. Closing at once would reset the connection, and the client would
+            lose the answer (RFC 9112 §9.6).
+    """
+
+    idle: float = 75.0
+    head: float = 60.0
+    linger: float = 5.0
+
+
+class Delegate(Protocol):
+    """What becomes of a request: Tornado's ``HTTPMessageDelegate``, and what is told to who sends a malformed one."""
+
+    def headers_received(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> None:
+        """Take the head."""
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Take a piece of the body; the next is read when what is returned is done."""
+
+    def finish(self) -> None:
+        """Take the end of the request, or after :meth:`refuse` that of the connection."""
+
+    def on_connection_close(self) -> None:
+        """Take note that the client hung up in the middle of the request."""
+
+    def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+        """Answer that the request is malformed.
+
+        Args:
+            problem: the answer.
+            start_line: what could be read of it, where :meth:`headers_received` was not called.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Who is connected.
+
+    Args:
+        address: of the socket's other end.
+        protocol: ``http`` or ``https``.
+    """
+
+    address: Any
+    protocol: str
+
+    @property
+    def remote_ip(self) -> str:
+        """The address without a port, for logs."""
+        return str(self.address[0]) if isinstance(self.address, tuple) else 'unix'
+
+
+class HttpServer:
+    """Accepts connections.
+
+    Args:
+        begin: makes the delegate of each request.
+        max_head: the longest request line and header section together, in bytes.
+        times: see :class:`Times`.
+        tls: for HTTPS.
+    """
+
+    def __init__(
+        self,
+        begin: 'Callable[[Exchange], Delegate]',
+        max_head: int,
+        times: Times,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.begin = begin
+        self.max_head = max_head
+        self.times = times
+        self.connections: set[Connection] = set()
+        self._tls = tls
+        self._servers: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def listen(self, sockets: Iterable[socket.socket], backlog: int) -> None:
+        """Accept connections from these sockets."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            server = await loop.create_server(lambda: Connection(self), sock=each, ssl=self._tls, backlog=backlog)
+            self._servers.append(server)
+        self._sweep()
+
+    def stop(self) -> None:
+        """Accept nothing more."""
+        for server in self._servers:
+            server.close()
+
+    def close_unused(self) -> None:
+        """Close connections that have no request in hand."""
+        for connection in list(self.connections):
+            if not connection.used:
+                connection.close()
+
+    async def close_all_connections(self) -> None:
+        """Close all connections, whatever happens on them."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.connections):
+            connection.abort()
+        # They are told in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    def _sweep(self) -> None:
+        """Close who has been idle for too long: a timer for each request would cost more than this."""
+        loop = asyncio.get_running_loop()
+        limit = loop.time() - self.times.idle
+        for connection in list(self.connections):
+            if connection.idle and connection.idle_since < limit:
+                connection.close()
+        self._sweeper = loop.call_later(SWEEP, self._sweep)
+
+
+class Connection(asyncio.Protocol):
+    """A connection: one request after the other.
+
+    Args:
+        server: where it was accepted.
+
+    Attributes:
+        context: who is connected.
+        closed: whether it is closed, or will be as soon as the kernel has what was written.
+        writing: whether something that was written has not reached the kernel.
+        idle_since: when the last request was over, on the loop's clock.
+    """
+
+    __slots__ = (
+        '__weakref__',
+        '_advancing',
+        '_drained',
+        '_exchange',
+        '_held',
+        '_loop',
+        '_paused',
+        '_reader',
+        '_refused',
+        '_server',
+        '_timer',
+        '_transport',
+        'closed',
+        'context',
+        'idle_since',
+        'writing',
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._reader = Reader(server.max_head)
+        self._exchange: Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._advancing = self._paused = self._refused = self._held = False
+        self._drained: list[Callable[[], None]] = []
+        self.closed = self.writing = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note that somebody has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        # All that the kernel does not take at once is waited for.
+        self._transport.set_write_buffer_limits(high=0)
+        protocol = 'http' if transport.get_extra_info('ssl_object') is None else 'https'
+        self.context = Context(transport.get_extra_info('peername'), protocol)
+        self.idle_since = self._loop.time()
+        self._server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if self._refused or self.closed:
+            # Whatever comes now is thrown away, until the client hangs up.
+            return
+        self._reader.feed(data)
+        self._advance()
+
+    def eof_received(self) -> None:
+        """Take note that the client sends no more; whoever does that is taken for gone."""
+        self.close()
+
+    def pause_writing(self) -> None:
+        """Take note that the kernel has not taken all that was written."""
+        self.writing = True
+
+    def resume_writing(self) -> None:
+        """Take note that it has."""
+        self.writing = False
+        drained, self._drained = self._drained, []
+        for callback in drained:
+            callback()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take note that the connection is no more."""
+        self.closed = True
+        self._stop_timer()
+        self._server.connections.discard(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.lost(refused=self._refused)
+        self.resume_writing()
+
+    # For exchanges
+
+    @property
+    def socket(self) -> TransportSocket:
+        """The socket, for looking at and for setting options."""
+        return cast(TransportSocket, self._transport.get_extra_info('socket'))
+
+    @property
+    def used(self) -> bool:
+        """Whether a request of it is in hand."""
+        return self._exchange is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has come since the last answer."""
+        return self._exchange is None and not self._reader.begun
+
+    def write(self, data: bytes) -> None:
+        """Write bytes; nothing happens if the connection is closed."""
+        if not self.closed:
+            self._transport.write(data)
+
+    def when_drained(self, callback: Callable[[], None]) -> None:
+        """Call back when the kernel has all that was written, or the connection is lost."""
+        if self.writing:
+            self._drained.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
+    def close(self) -> None:
+        """Close it when the kernel has all that was written."""
+        if not self.closed:
+            self.closed = True
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close it now, whatever has been written."""
+        self.closed = True
+        self._transport.abort()
+
+    def reset(self) -> None:
+        """Close it so that the client sees that this is no end (RFC 9112 §6.3)."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        self.abort()
+
+    def answered(self, exchange: 'Exchange') -> None:
+        """Go on with the next request."""
+        if exchange is self._exchange and exchange.read:
+            self._exchange = None
+            self.idle_since = self._loop.time()
+            self._advance()
+
+    # Reading
+
+    def _advance(self) -> None:
+        """Read on for as long as somebody takes what is read."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            for _ in range(TURN):
+                if self.closed or self._held or self._refused or (self._exchange is not None and self._exchange.read):
+                    break
+                if not self._step():
+                    break
+            else:
+                # Others have their turn first.
+                self._hold()
+                self._loop.call_soon(self._release)
+        except Malformed as error:
+            self._refuse(error)
+        except Exception:
+            log.exception('a request of %s failed', self.context.remote_ip)
+            self.abort()
+        finally:
+            self._advancing = False
+        self._throttle()
+
+    def _step(self) -> bool:
+        """Read one thing, and return whether there may be another."""
+        event = self._reader.read()
+        if event is None:
+            if self._exchange is None and self._timer is None and self._reader.begun:
+                self._timer = self._loop.call_later(self._server.times.head, self._head_late)
+            return False
+        if isinstance(event, Head):
+            self._stop_timer()
+            exchange = self._exchange = Exchange(self, self._server.begin)
+            exchange.begin(event)
+        elif self._exchange is None:
+            raise AssertionError('a body came without a head')
+        elif event is END:
+            self._exchange.end()
+        elif (held := self._exchange.receive(cast(bytes, event))) is not None:
+            self._hold()
+            asyncio.ensure_future(held).add_done_callback(lambda _: self._release())
+        return True
+
+    def _hold(self) -> None:
+        self._held = True
+
+    def _release(self) -> None:
+        self._held = False
+        self._advance()
+
+    def _throttle(self) -> None:
+        """Read from the kernel only what somebody takes."""
+        waits = self._exchange is not None and self._exchange.read
+        pause = self._held or (waits and self._reader.size >= AHEAD)
+        if pause != self._paused and not self.closed:
+            self._paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _head_late(self) -> None:
+        self._timer = None
+        self._refuse(Malformed('The head of the request did not come in time.', 408))
+
+    def _refuse(self, error: Malformed) -> None:
+        self._stop_timer()
+        self._refused = True
+        if self._exchange is None:
+            self._exchange = Exchange(self, self._server.begin)
+            start_line = self._reader.guess()
+        else:
+            start_line = self._exchange.start_line
+        self._exchange.refuse(error.problem, start_line)
+        self._timer = self._loop.call_later(self._server.times.linger, self.close)
+        self.when_drained(self._end_our_half)
+
+    def _end_our_half(self) -> None:
+        """Show the client that this was all, so that it need not wait for the end of our patience."""
+        if not self.closed and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Exchange:
+    """A request and its answer; what a delegate writes the answer to.
+
+    Args:
+        connection: where both travel.
+        begin: makes the delegate.
+
+    Attributes:
+        connection: carries the bytes.
+        start_line: the request line.
+        read: whether all of the request has been read.
+    """
+
+    __slots__ = ('_answer', '_close_callback', '_delegate', '_over', '_written', 'connection', 'read', 'start_line')
+
+    def __init__(self, connection: Connection, begin: 'Callable[[Exchange], Delegate]') -> None:
+        self.connection = connection
+        self.start_line = httputil.RequestStartLine('-', '-', 'HTTP/1.1')
+        self.read = False
+        self._answer: Answer | None = None
+        self._written = self._over = False
+        self._close_callback: Callable[[], None] | None = None
+        self._delegate = begin(self)
+
+    @property
+    def context(self) -> Context:
+        """Who is connected."""
+        return self.connection.context
+
+    # From the connection
+
+    def begin(self, head: Head) -> None:
+        """Take the head."""
+        self.start_line = head.start_line
+        self._answer = Answer(head.start_line, closes=head.closes)
+        self._delegate.headers_received(head.start_line, head.headers)
+
+    def receive(self, data: bytes) -> Awaitable[None] | None:
+        """Take a piece of the body; no more is read before what is returned is done."""
+        return None if self._written else self._delegate.data_received(data)
+
+    def end(self) -> None:
+        """Take the end of the request."""
+        self.read = True
+        if not self._written:
+            self._delegate.finish()
+        if self._over:
+            self.connection.answered(self)
+
+    def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+        """Let the delegate answer that the request is malformed."""
+        self.start_line = start_line
+        if self._answer is None:
+            self._answer = Answer(start_line, closes=True)
+        self._answer.closes = True
+        self._delegate.refuse(problem, start_line)
+
+    def lost(self, *, refused: bool) -> None:
+        """Take note that the connection is no more."""
+        if refused:
+            self._delegate.finish()
+        elif not self.read:
+            self._delegate.on_connection_close()
+        elif self._close_callback is not None and not self._written:
+            self._close_callback()
+
+    # From the delegate
+
+    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
+        """Call ``callback`` when the client hangs up after its request was read and before it is answered."""
+        self._close_callback = callback
+
+    def write_headers(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool) -> None:
+        """Write the head of the answer, and the beginning of its body; see :meth:`crew_wsgi.http1.Answer.head`."""
+        assert self._answer is not None
+        self._answer.closes = self._answer.closes or closes
+        self.connection.write(self._answer.head(code, reason, headers, chunk))
+
+    def write(self, chunk: bytes) -> None:
+        """Write more of the body."""
+        assert self._answer is not None
+        try:
+            data = self._answer.piece(chunk)
+        except httputil.HTTPOutputError:
+            self.connection.abort()
+            raise
+        self.connection.write(data)
+
+    def finish(self) -> None:
+        """End the answer."""
+        assert self._answer is not None
+        try:
+            data = self._answer.end()
+        except httputil.HTTPOutputError:
+            self.connection.abort()
+            raise
+        if data:
+            self.connection.write(data)
+        self._written = True
+        if not self.read:
+            # The rest of the request is not wanted, and its end cannot be known without reading it.
+            self._answer.closes = True
+        if self.connection.writing:
+            self.connection.when_drained(self._left)
+        else:
+            self._left()
+
+    def _left(self) -> None:
+        """Take note that all of the answer is the kernel's."""
+        assert self._answer is not None
+        self._over = True
+        if self._answer.closes:
+            self.connection.close()
+        self.connection.answered(self)

@@ -1,0 +1,157 @@
+"""HTTP/1.1 as bytes, without a socket: however a request is cut into pieces, the same is read of it."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tornado import httputil
+
+from crew_wsgi.http1 import END, Answer, End, Head, Malformed, Reader
+
+MAX_HEAD = 400
+
+GET = b'GET /a?b HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n'
+POST = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123456789'
+CHUNKED = (
+    b'PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n'
+    b'3\r\nabc\r\n00A;name=value\r\n0123456789\r\n0\r\nDigest: x\r\n\r\n'
+)
+OLD = b'GET / HTTP/1.0\r\n\r\n'
+REQUESTS = [GET, POST, CHUNKED, OLD, b'\r\n' + GET]
+
+MALFORMED = [
+    b'GET / HTTP/1.1\nHost: x\r\n\r\n',
+    b'GET / HTTP/2.0\r\nHost: x\r\n\r\n',
+    b'GET / HTTP/1.1\r\nHost: x\r\nX: ' + b'y' * MAX_HEAD + b'\r\n\r\n',
+    b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n',
+    b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n',
+    b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n folded\r\n\r\n',
+    b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc',
+    b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 4\r\n\r\nabc',
+]
+
+
+def read_all(pieces: list[bytes]) -> list[object]:
+    """Return what is read of a connection's bytes: heads as text, bodies joined, ends, and a refusal."""
+    reader = Reader(MAX_HEAD)
+    found: list[object] = []
+    body = b''
+    for piece in pieces:
+        reader.feed(piece)
+        while True:
+            try:
+                event = reader.read()
+            except Malformed as error:
+                return [*found, str(error)]
+            if event is None:
+                break
+            if isinstance(event, bytes):
+                body += event
+                continue
+            if isinstance(event, End):
+                found.append(body)
+                body = b''
+            found.append(
+                (event.start_line, list(event.headers.get_all()), event.closes) if isinstance(event, Head) else event
+            )
+    return found
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    """Cut bytes at these places."""
+    places = [0, *sorted(place % (len(data) + 1) for place in at), len(data)]
+    return [data[begin:end] for begin, end in pairwise(places)]
+
+
+@pytest.mark.parametrize('request_bytes', [*REQUESTS, *MALFORMED])
+def test_a_byte_at_a_time_is_read_as_all_at_once(request_bytes: bytes) -> None:
+    whole = read_all([request_bytes])
+    assert whole
+    assert read_all([bytes([byte]) for byte in request_bytes]) == whole
+
+
+@given(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=4), st.lists(st.integers(0, 2000), max_size=6))
+def test_requests_behind_each_other_are_read_one_by_one(requests: list[bytes], at: list[int]) -> None:
+    assert read_all(cut(b''.join(requests), at)) == [event for one in requests for event in read_all([one])]
+
+
+@given(st.binary(max_size=3_000), st.lists(st.integers(0, 5000), max_size=6), st.lists(st.integers(1, 900), max_size=9))
+def test_a_body_arrives_as_it_was_sent_whatever_its_chunks(body: bytes, at: list[int], sizes: list[int]) -> None:
+    places = [0]
+    for size in sizes:
+        places.append(min(places[-1] + size, len(body)))
+    chunks = [body[a:b] for a, b in zip(places, [*places[1:], len(body)], strict=True) if b > a]
+    coded = b''.join(b'%x\r\n%b\r\n' % (len(chunk), chunk) for chunk in chunks)
+    head = b'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n'
+    assert read_all(cut(head + coded + b'0\r\n\r\n', at))[1:] == [body, END]
+
+
+@given(st.binary(max_size=600), st.lists(st.integers(0, 600), max_size=5))
+def test_no_bytes_are_read_in_two_ways(data: bytes, at: list[int]) -> None:
+    assert read_all(cut(data, at)) == read_all([data])
+
+
+@pytest.mark.parametrize(('request_bytes', 'closes'), [(GET, False), (CHUNKED, True), (OLD, True)])
+def test_a_connection_stays_as_its_client_says(request_bytes: bytes, closes: bool) -> None:
+    reader = Reader(MAX_HEAD)
+    reader.feed(request_bytes)
+    head = reader.read()
+    assert isinstance(head, Head)
+    assert head.closes == closes
+
+
+def request_line(method: str = 'GET', version: str = 'HTTP/1.1') -> httputil.RequestStartLine:
+    return httputil.RequestStartLine(method, '/', version)
+
+
+@pytest.mark.parametrize(
+    ('answer', 'headers', 'code', 'expected'),
+    [
+        (
+            Answer(request_line(), closes=False),
+            [('Content-Length', '2')],
+            200,
+            b'200 OK\r\nContent-Length: 2\r\n\r\nab',
+        ),
+        (
+            Answer(request_line(), closes=True),
+            [],
+            200,
+            b'200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n',
+        ),
+        (
+            Answer(request_line(version='HTTP/1.0'), closes=False),
+            [('Content-Length', '2')],
+            200,
+            b'200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\nab',
+        ),
+        (Answer(request_line(version='HTTP/1.0'), closes=True), [], 200, b'200 OK\r\n\r\nab'),
+    ],
+)
+def test_an_answer_is_framed(answer: Answer, headers: list[tuple[str, str]], code: int, expected: bytes) -> None:
+    assert answer.head(code, 'OK', headers, b'a') + answer.piece(b'b') + answer.end() == b'HTTP/1.1 ' + expected
+
+
+def test_an_answer_without_a_body_has_none() -> None:
+    head = Answer(request_line('HEAD'), closes=False)
+    assert (
+        head.head(200, 'OK', [('Content-Length', '9')]) + head.end() == b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n'
+    )
+    with pytest.raises(httputil.HTTPOutputError):
+        head.piece(b'a')
+
+
+def test_an_answer_is_as_long_as_it_says() -> None:
+    answer = Answer(request_line(), closes=False)
+    answer.head(200, 'OK', [('Content-Length', '2')], b'a')
+    with pytest.raises(httputil.HTTPOutputError):
+        answer.end()
+    with pytest.raises(httputil.HTTPOutputError):
+        answer.piece(b'bc')
+
+
+@pytest.mark.parametrize('value', ['a\r\nSet-Cookie: x', 'a\nb', 'a\rb'])
+def test_a_header_of_two_lines_is_not_written(value: str) -> None:
+    with pytest.raises(ValueError, match='more than one line'):
+        Answer(request_line(), closes=False).head(200, 'OK', [('X', value)])
