@@ -1,9 +1,12 @@
 """An application that keeps accounts: each run is a line in the file ``$RUNS`` names, whatever becomes of it then."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +15,8 @@ from urllib.parse import parse_qs
 #: Which code this is, for deploys.
 VERSION = os.environ.get('VERSION', '1')
 
-_log = os.open(os.environ['RUNS'], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+# High, so that closing what is not ours does not close this.
+_log = fcntl.fcntl(os.open(os.environ['RUNS'], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), fcntl.F_DUPFD, 200)
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -70,14 +74,64 @@ def hang() -> None:
 
 def block() -> None:
     """Hang in a system call."""
-    time.sleep(1000)
+    # Not time.sleep, which gevent makes its own.
+    ctypes.CDLL(None).sleep(1000)
 
 
 def devour() -> None:
-    """Take more memory than there is."""
+    """Take more memory than there is, in pieces so small that nobody else in the process gets any."""
+    limit = int(os.environ['MEMORY'])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     taken = []
     while True:
-        taken.append(bytearray(16 * 1024 * 1024))
+        taken.append(bytearray(1000))
+
+
+def leave_by_exception() -> None:
+    """Raise what ends a process."""
+    sys.exit(3)
+
+
+def interrupt() -> None:
+    """Raise what a terminal raises."""
+    raise KeyboardInterrupt
+
+
+def exhaust() -> None:
+    """Raise what the interpreter raises when there is no memory."""
+    raise MemoryError
+
+
+def recurse() -> None:
+    """Call itself until the interpreter has enough."""
+    recurse()
+
+
+def flood() -> None:
+    """Write much, and nothing of use, to standard error."""
+    for _ in range(300):
+        sys.stderr.write('nothing of use\n' * 1000)
+
+
+def close_all() -> None:
+    """Close what belongs to others, as a careless library that makes daemons does."""
+    os.closerange(3, 200)
+
+
+def fork() -> None:
+    """Leave a process behind that has everything this one has, as a pool of processes does."""
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+
+
+def meddle() -> None:
+    """Change what belongs to the whole process: its signals, its directory, the mask of its new files."""
+    # Not signal.signal, which only the main thread may call; C libraries ask nobody.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        ctypes.CDLL(None).signal(number, ctypes.c_void_p(1))
+    os.umask(0o777)
+    os.chdir('/')
 
 
 BEHAVIOURS = {
@@ -88,4 +142,12 @@ BEHAVIOURS = {
     'hang': hang,
     'block': block,
     'devour': devour,
+    'exit': leave_by_exception,
+    'interrupt': interrupt,
+    'exhaust': exhaust,
+    'recurse': recurse,
+    'flood': flood,
+    'close': close_all,
+    'fork': fork,
+    'meddle': meddle,
 }

@@ -9,8 +9,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlencode
 
 from crew.exceptions import NodeError
@@ -48,6 +49,7 @@ class Stage:
         self._seed = seed
         self._directory = directory
         self._doomed = 0
+        self._asking: list[Thread] = []
 
     # Starting
 
@@ -57,9 +59,11 @@ class Stage:
         self.fronts.append(front)
         return front
 
-    def worker(self, *arguments: str, processes: int = 1, env: dict[str, str] | None = None) -> Worker:
+    def worker(
+        self, *arguments: str, processes: int = 1, env: dict[str, str] | None = None, app: str = 'accounted:app'
+    ) -> Worker:
         """Start a worker with the application that keeps accounts, and wait until it is ready."""
-        worker = self.stack.worker('accounted:app', '--processes', str(processes), *arguments, env=env)
+        worker = self.stack.worker(app, '--processes', str(processes), *arguments, env=env)
         self.workers.append(worker.await_ready(processes))
         return worker
 
@@ -84,17 +88,35 @@ class Stage:
             yield
             self._await_calm()
         finally:
-            if not load.stop(self.account.expectation.longest + 5):
+            patience = self.account.expectation.longest + 5
+            for thread in self._asking:
+                thread.join(patience)
+            if not load.stop(patience) or any(thread.is_alive() for thread in self._asking):
                 self.complain('clients still wait for answers')
 
-    def doom(self, method: str, do: str, **query: object) -> 'Exchange':
+    def doom(self, method: str, do: str, **query: object) -> Exchange:
         """Make one request that brings a fault with it; it is part of the account. Returns when it is answered."""
+        exchange = self._doomed_exchange(method)
+        self._ask(exchange, do, query)
+        return exchange
+
+    def doom_later(self, method: str, do: str, **query: object) -> Exchange:
+        """As :meth:`doom`, in a thread of its own; returns at once. :meth:`load` waits for the answer."""
+        exchange = self._doomed_exchange(method)
+        thread = Thread(target=self._ask, args=(exchange, do, query), daemon=True)
+        self._asking.append(thread)
+        thread.start()
+        return exchange
+
+    def _doomed_exchange(self, method: str) -> Exchange:
         self._doomed += 1
-        exchange = Exchange(f'doomed-{self._doomed}', method, time.monotonic(), doomed=True)
+        return Exchange(f'doomed-{self._doomed}', method, time.monotonic(), doomed=True)
+
+    def _ask(self, exchange: Exchange, do: str, query: Mapping[str, object]) -> None:
         target = '/?' + urlencode({'id': exchange.id, 'do': do, **query})
-        connection = http.client.HTTPConnection('127.0.0.1', self.fronts[0].port, timeout=120)
+        connection = http.client.HTTPConnection('127.0.0.1', self._a_front().port, timeout=120)
         try:
-            connection.request(method, target)
+            connection.request(exchange.method, target)
             response = connection.getresponse()
             answer = response.read()
             exchange.status = response.status
@@ -109,7 +131,9 @@ class Stage:
             connection.close()
         exchange.ended = time.monotonic()
         self.account.exchanges.append(exchange)
-        return exchange
+
+    def _a_front(self) -> Front:
+        return next(front for front in self.fronts if front.alive())
 
     # Breaking
 
@@ -220,7 +244,7 @@ def play(scenario: Scenario, seed: str, shared_broker: Callable[[], PrivateNode]
     """
     directory = Path(tempfile.mkdtemp(prefix='crew-faults-')) if keep is None else keep
     directory.mkdir(parents=True, exist_ok=True)
-    own = PrivateNode() if scenario.own_broker else None
+    own = PrivateNode(**scenario.node) if scenario.own_broker else None
     try:
         if own is not None:
             own.start()
