@@ -305,11 +305,14 @@ class Supervisor:
         if (code == 0 and child.clock.was_ready) or child.left is not None or child.doomed:
             log.info('worker process %d ended, another takes its place', child.pid)
             return
-        pause = 0.0 if self._failures == 0 else min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
-        self._failures += 1
+        running = _while(child)
+        # What dies while it runs something has died of that, and would not die again: others wait in the queue.
+        at_once = bool(running) or self._failures == 0
+        pause = 0.0 if at_once else min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
+        self._failures += not running
         self._spawn_at = max(self._spawn_at, now + pause)
         again = f'in {pause:g} s' if pause else 'now'
-        log.error('worker process %d %s%s; starting another %s', child.pid, _ending(code), _while(child), again)
+        log.error('worker process %d %s%s; starting another %s', child.pid, _ending(code), running, again)
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
