@@ -33,11 +33,14 @@ from crew.options import (
 )
 from crew.transports.addresses import DEFAULT_URL
 from crew_wsgi.forwarded import Network, Proxies, read_networks
-from crew_wsgi.handler import NO_PROXIES, Handler, Limits, Server
+from crew_wsgi.handler import Handler
 from crew_wsgi.http1 import Connection, Exchange, HttpServer, Times
+from crew_wsgi.intake import NO_PROXIES
+from crew_wsgi.limits import Limits
 from crew_wsgi.options import add_broker
 from crew_wsgi.problems import Problem
 from crew_wsgi.routes import Route, Routes, read_route, read_table
+from crew_wsgi.server import Server
 from crew_wsgi.sockets import describe, inherited_sockets, open_sockets
 
 if sys.version_info >= (3, 11):

@@ -25,7 +25,7 @@ from crew.transports.threads import LoopThread
 from crew.worker.deliveries import Limits as RunLimits
 from crew_wsgi.front import Front
 from crew_wsgi.gateway import Application
-from crew_wsgi.handler import Limits
+from crew_wsgi.limits import Limits
 from crew_wsgi.routes import Route, Routes
 from crew_wsgi.worker import in_process
 
@@ -45,7 +45,7 @@ class Bridge:
         url: the broker.
         threads: how many requests run at once.
         queue: the id of the application.
-        limits: what the front allows a request (:class:`crew_wsgi.handler.Limits`).
+        limits: what the front allows a request (:class:`crew_wsgi.limits.Limits`).
 
     Attributes:
         port: where it listens on 127.0.0.1, once it is started.
