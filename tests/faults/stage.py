@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlencode
@@ -47,15 +47,15 @@ class Stage:
         self.fronts: list[Front] = []
         self.workers: list[Worker] = []
         self._seed = seed
-        self._directory = directory
+        self.directory = directory
         self._doomed = 0
         self._asking: list[Thread] = []
 
     # Starting
 
-    def front(self, *arguments: str) -> Front:
-        """Start a front, wait until it is ready, and let clients know of it."""
-        front = self.stack.front(*arguments).await_ready()
+    def front(self, *arguments: str, files: Sequence[int] = ()) -> Front:
+        """Start a front, wait until it is ready, and let clients know of it; ``files`` of ours are its own, too."""
+        front = self.stack.front(*arguments, files=files).await_ready()
         self.fronts.append(front)
         return front
 
