@@ -50,6 +50,8 @@ class Stage:
         self.directory = directory
         self._doomed = 0
         self._asking: list[Thread] = []
+        #: What else is to be closed when the scenario is over.
+        self.at_close = contextlib.ExitStack()
 
     # Starting
 
@@ -195,6 +197,7 @@ class Stage:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGCONT)
         self.stack.close()
+        self.at_close.close()
 
     def _check_broker(self) -> None:
         try:
