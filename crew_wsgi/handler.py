@@ -278,7 +278,8 @@ class Handler(httputil.HTTPMessageDelegate):
         if self._answered:
             self._cut(str(error))
         else:
-            self._give_problem(problem_of(error))
+            idempotent = self._start_line.method in IDEMPOTENT
+            self._give_problem(problem_of(error, idempotent=idempotent))
 
     def _malformed(self, error: ProtocolError) -> None:
         self._cancel()
