@@ -122,12 +122,13 @@ class Bridge:
         self._front = Front(engine, Routes([Route(self._id)]), self._limits)
         sockets = netutil.bind_sockets(0, '127.0.0.1')
         self.port = sockets[0].getsockname()[1]
-        self._front.listen(sockets)
+        self._front.connect()
         await engine.wait_ready()
+        self._front.accept(sockets)
 
     async def _stop(self) -> None:
         if self._front is not None:
-            await self._front.stop(5.0)
+            await self._front.stop(5.0, last_request_within=0.0)
 
     def __enter__(self: B) -> B:
         self.start()
