@@ -122,11 +122,12 @@ class Stage:
             response = connection.getresponse()
             answer = response.read()
             exchange.status = response.status
-            if response.status == 200 and answer.split()[:2] != [
-                exchange.id.encode(),
-                hashlib.sha1(b'').hexdigest().encode(),
-            ]:
-                exchange.wrong = f'a wrong answer: {answer[:80]!r}'
+            expected = f'{exchange.id} {hashlib.sha1(b"").hexdigest()} '.encode()
+            if 'stream' in query:
+                pieces = range(int(str(query['stream'])))
+                expected = b''.join(f'{exchange.id} {number}\n'.encode().ljust(10_000, b'.') for number in pieces)
+            if response.status == 200 and not answer.startswith(expected):
+                exchange.wrong = f'a wrong answer of {len(answer)} bytes: {answer[:80]!r}'
         except (OSError, http.client.HTTPException):
             exchange.status = 0
         finally:
