@@ -6,6 +6,7 @@ This is the one module that knows pika's classes; foreign exceptions become ours
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 import struct
@@ -54,6 +55,9 @@ NOT_FOUND = 404
 HEADER_FRAME = 2
 _FRAME_HEAD = struct.Struct('>BHL')
 _BODY_SIZE = struct.Struct('>Q')
+
+#: What RabbitMQ says in a 530 of a virtual host or a user that has all the connections it may have.
+_LIMIT = re.compile(r'(user )?connection limit \(\d+\)')
 
 
 def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
@@ -536,6 +540,9 @@ def _open_error(error: BaseException, url: str) -> Exception:
         result = ConnectionError(tls_line)
     elif isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
         result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
+    elif isinstance(error, ProbableAccessDeniedError) and (limit := _LIMIT.search(str(error))):
+        # 530 like the next, but somebody may leave, or the operator allow more.
+        result = ConnectionError(f'the broker at {where} takes no more connections: {limit[0]} is reached')
     elif isinstance(error, ProbableAccessDeniedError) or (
         isinstance(error, ConnectionClosedByBroker) and error.reply_code in REFUSALS
     ):

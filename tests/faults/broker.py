@@ -369,7 +369,7 @@ def connection_limit(stage: Stage) -> None:
         stage.sleep(2)
         stage.broker.ctl('clear_vhost_limits')
     _check_refused_at_once(stage)
-    stage.check('connection limit' in stage.fronts[0].text, 'the front does not tell why')
+    stage.check('takes no more connections' in stage.fronts[0].text, 'the front does not tell why')
 
 
 @scenario('broker: one channel a connection', node={'config': ['channel_max = 1']}, recovers=0.0)
