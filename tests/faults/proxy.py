@@ -164,6 +164,7 @@ class _Pair:
             await arriving
         finally:
             arriving.cancel()
+            await asyncio.gather(arriving, return_exceptions=True)
 
     async def _arrive(
         self, travelling: 'asyncio.Queue[tuple[float, bytes]]', writer: asyncio.StreamWriter, *, back: bool
