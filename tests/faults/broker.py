@@ -153,9 +153,9 @@ def _memory_alarm(stage: Stage) -> Iterator[None]:
 # Queues
 
 
-@scenario('broker: an operator deletes the queue', statuses={503}, longest=4.0, recovers=4.0, short=True)
+@scenario('broker: an operator deletes the queue', statuses={503, 504}, longest=4.0, recovers=4.0, short=True)
 def delete_queue(stage: Stage) -> None:
-    """What waits in it is gone, without a word to anybody: 503 by the front's timer (``--queue-timeout 2``).
+    """What waits in it is gone, without a word to anybody: 503 or 504 by the front's timer (``--queue-timeout 2``).
 
     Until a worker has made the queue anew the front's messages come back: 503 at once.
     """
@@ -165,9 +165,9 @@ def delete_queue(stage: Stage) -> None:
         _delete(stage)
 
 
-@scenario('broker: an operator purges the queue', statuses={503}, longest=4.0, recovers=4.0)
+@scenario('broker: an operator purges the queue', statuses={503, 504}, longest=4.0, recovers=4.0)
 def purge_queue(stage: Stage) -> None:
-    """What waits in it is gone without a dead letter: 503 by the front's timer (``--queue-timeout 2``)."""
+    """What waits is gone without a dead letter: 503 or 504 by the front's timer (``--queue-timeout 2``)."""
     stage.front('--queue-timeout', '2')
     stage.worker()
     with stage.load(work=MUCH), stage.fault(), _channel(stage) as channel:
@@ -192,7 +192,7 @@ def other_arguments(stage: Stage) -> None:
         pass
 
 
-@scenario('broker: the queue has other arguments, later', statuses={503}, longest=4.0, recovers=6.0)
+@scenario('broker: the queue has other arguments, later', statuses={503, 504}, longest=4.0, recovers=6.0)
 def other_arguments_later(stage: Stage) -> None:
     """An operator replaces the queue by one that we cannot use. Workers say so and try again; it heals without it."""
     stage.front('--queue-timeout', '1')
@@ -221,9 +221,9 @@ def reject_dlx(stage: Stage) -> None:
     _check_refused_at_once(stage, BEFORE_TIMERS)
 
 
-@scenario('broker: a policy bounds the queue, reject-publish', statuses={503}, longest=4.0, recovers=4.0)
+@scenario('broker: a policy bounds the queue, reject-publish', statuses={503, 504}, longest=4.0, recovers=4.0)
 def reject(stage: Stage) -> None:
-    """What does not get in is gone without a word: 503 by the front's timer (``--queue-timeout 2``)."""
+    """What does not get in is gone without a word: 503 or 504 by the front's timer (``--queue-timeout 2``)."""
     _bounded(stage, {'max-length': 3, 'overflow': 'reject-publish'})
 
 
