@@ -40,10 +40,10 @@ def tenfold_bounded(stage: Stage) -> None:
     _overload(stage, min(LASTS, 20.0), '--max-inflight', '40')
 
 
-@scenario('overload: tenfold, for some seconds', statuses={503}, longest=10.0, recovers=1.0, short=True)
+@scenario('overload: tenfold for 5 s, --max-inflight 40', statuses={503}, longest=5.0, recovers=1.0, short=True)
 def tenfold_briefly(stage: Stage) -> None:
     """The same for some seconds."""
-    _overload(stage, 5.0)
+    _overload(stage, 5.0, '--max-inflight', '40')
 
 
 def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
