@@ -23,7 +23,7 @@ RUN, SLOTS = 0.1, 4
 OFFERED = 400
 
 #: How often a client that comes after the load asks, a second, and for how many seconds.
-PROBES, PROBED = 5, 3
+PROBES, PROBED = 5, 2.5
 
 PAGE = os.sysconf('SC_PAGE_SIZE')
 
@@ -40,10 +40,10 @@ def tenfold_bounded(stage: Stage) -> None:
     _overload(stage, min(LASTS, 20.0), '--max-inflight', '40')
 
 
-@scenario('overload: tenfold for 5 s, --max-inflight 40', statuses={503}, longest=5.0, recovers=1.0, short=True)
+@scenario('overload: tenfold for 4 s, --max-inflight 40', statuses={503}, longest=5.0, recovers=1.0, short=True)
 def tenfold_briefly(stage: Stage) -> None:
     """The same for some seconds."""
-    _overload(stage, 5.0, '--max-inflight', '40')
+    _overload(stage, 4.0, '--max-inflight', '40')
 
 
 def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
@@ -56,23 +56,30 @@ def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
             'broker': [stage.broker.pid],
         }
     )
+    before = _probe(stage, 'before', 1.0)
     flood = _Arrivals(stage, 'flood', OFFERED)
-    stage.sleep(1)
     with stage.fault(lasts):
         flood.start()
     flood.stop()
     ended = time.monotonic()
-    after = _Arrivals(stage, 'after', PROBES)
-    after.start()
-    stage.sleep(PROBED)
-    after.stop()
+    after = _probe(stage, 'after', PROBED)
     sizes.stop()
     flood.join()
-    after.join()
     _check_answers(stage, flood.exchanges, lasts)
-    late = [one for one in after.exchanges if one.began > ended + 1 and (one.status != 200 or one.took > RUN + 0.5)]
-    stage.check(not late, f'{len(late)} of those that came a second after the load were not served as usual')
+    usual = max(one.took for one in before)
+    late = [one.took for one in after if one.began > ended + 1 and (one.status != 200 or one.took > 2 * usual + 0.3)]
+    stage.check(not late, f'{len(late)} that came a second after the load took up to {max(late, default=0):.2f} s')
     sizes.check(stage)
+
+
+def _probe(stage: Stage, name: str, lasts: float) -> Sequence[Exchange]:
+    """Ask now and then, and return what came of it."""
+    probes = _Arrivals(stage, name, PROBES)
+    probes.start()
+    stage.sleep(lasts)
+    probes.stop()
+    probes.join()
+    return probes.exchanges
 
 
 def _check_answers(stage: Stage, exchanges: Sequence[Exchange], lasts: float) -> None:
@@ -85,7 +92,7 @@ def _check_answers(stage: Stage, exchanges: Sequence[Exchange], lasts: float) ->
         return
     stage.note(f'served {len(served)}: {_latencies(served)}; refused {len(refused)}: {_latencies(refused)}')
     stage.check(statistics.median(refused) < 0.05, f'refusals took {_latencies(refused)}')
-    stage.check(_percentile(refused, 99) < 0.5, f'refusals took {_latencies(refused)}')
+    stage.check(_percentile(refused, 99) < 1.0, f'refusals took {_latencies(refused)}')
 
 
 def _latencies(seconds: Sequence[float]) -> str:
