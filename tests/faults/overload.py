@@ -16,11 +16,11 @@ from tests.faults.stage import Stage
 #: How long it goes on, in seconds.
 LASTS = float(os.environ.get('CREW_FAULTS_OVERLOAD', '60'))
 
-#: How long a run takes, in seconds, and how many run at once: 40 a second.
-RUN, SLOTS = 0.1, 4
+#: How long a run takes, in seconds.
+RUN = 0.1
 
-#: Ten times of that, a second.
-OFFERED = 400
+#: How many times more is asked for than can be served.
+TIMES = 10
 
 #: How often a client that comes after the load asks, a second, and for how many seconds.
 PROBES, PROBED = 5, 2.5
@@ -31,24 +31,25 @@ PAGE = os.sysconf('SC_PAGE_SIZE')
 @scenario('overload: tenfold, for a minute', statuses={503}, longest=10.0, recovers=1.0)
 def tenfold(stage: Stage) -> None:
     """400 requests a second for workers that can serve 40; the front has its defaults."""
-    _overload(stage, LASTS)
+    _overload(stage, LASTS, 4)
 
 
-@scenario('overload: tenfold, --max-inflight 40', statuses={503}, longest=5.0, recovers=1.0)
+@scenario('overload: tenfold, --max-inflight 20', statuses={503}, longest=5.0, recovers=1.0)
 def tenfold_bounded(stage: Stage) -> None:
     """The same with a bound of the operator's own."""
-    _overload(stage, min(LASTS, 20.0), '--max-inflight', '40')
+    _overload(stage, min(LASTS, 20.0), 4, '--max-inflight', '20')
 
 
-@scenario('overload: tenfold for 4 s, --max-inflight 40', statuses={503}, longest=5.0, recovers=1.0, short=True)
+@scenario('overload: tenfold of one thread, --max-inflight 5', statuses={503}, longest=5.0, recovers=1.0, short=True)
 def tenfold_briefly(stage: Stage) -> None:
-    """The same for some seconds."""
-    _overload(stage, 4.0, '--max-inflight', '40')
+    """The same with 100 requests a second for one thread, for four seconds."""
+    _overload(stage, 4.0, 1, '--max-inflight', '5')
 
 
-def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
+def _overload(stage: Stage, lasts: float, threads: int, *arguments: str) -> None:
     stage.front(*arguments)
-    stage.worker('--threads', str(SLOTS))
+    stage.worker('--threads', str(threads))
+    served = threads / RUN
     sizes = _Sizes(
         {
             'front': [stage.fronts[0].pid],
@@ -57,7 +58,7 @@ def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
         }
     )
     before = _probe(stage, 'before', 1.0)
-    flood = _Arrivals(stage, 'flood', OFFERED)
+    flood = _Arrivals(stage, 'flood', TIMES * served)
     with stage.fault(lasts):
         flood.start()
     flood.stop()
@@ -65,7 +66,7 @@ def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
     after = _probe(stage, 'after', PROBED)
     sizes.stop()
     flood.join()
-    _check_answers(stage, flood.exchanges, lasts)
+    _check_answers(stage, flood.exchanges, served * lasts)
     usual = max(one.took for one in before)
     late = [one.took for one in after if one.began > ended + 1 and (one.status != 200 or one.took > 2 * usual + 0.3)]
     stage.check(not late, f'{len(late)} that came a second after the load took up to {max(late, default=0):.2f} s')
@@ -82,11 +83,11 @@ def _probe(stage: Stage, name: str, lasts: float) -> Sequence[Exchange]:
     return probes.exchanges
 
 
-def _check_answers(stage: Stage, exchanges: Sequence[Exchange], lasts: float) -> None:
+def _check_answers(stage: Stage, exchanges: Sequence[Exchange], possible: float) -> None:
     served = [one.took for one in exchanges if one.status == 200]
     refused = [one.took for one in exchanges if one.status == 503]
-    stage.check(len(exchanges) > 0.8 * OFFERED * lasts, f'only {len(exchanges)} requests could be offered')
-    stage.check(len(served) > 0.7 * SLOTS / RUN * lasts, f'only {len(served)} were served')
+    stage.check(len(exchanges) > 0.8 * TIMES * possible, f'only {len(exchanges)} requests could be offered')
+    stage.check(len(served) > 0.6 * possible, f'only {len(served)} were served')
     if len(served) < 2 or len(refused) < 2:
         stage.complain(f'{len(served)} were served, {len(refused)} refused')
         return
