@@ -22,8 +22,8 @@ BACK = 8.0
 #: What may be slow on a loaded machine that is answered at once, in seconds.
 AT_ONCE = 1.0
 
-#: The same for what had waited already. The front's timer would be at three.
-BEFORE_TIMERS = 2.0
+#: The same for what had waited already. The front's timer would be at four.
+BEFORE_TIMERS = 3.0
 
 
 def _stack(stage: Stage, *arguments: str) -> None:
@@ -212,27 +212,27 @@ def other_arguments_later(stage: Stage) -> None:
     stage.check(2 <= lines <= 12, f'the worker said {lines} times that it is refused')
 
 
-@scenario('broker: a policy bounds the queue, drop-head', statuses={503}, longest=3.0, recovers=1.0)
+@scenario('broker: a policy bounds the queue, drop-head', statuses={503}, longest=5.0, recovers=1.0)
 def drop_head(stage: Stage) -> None:
     """``max-length`` 3. What is thrown out comes back as a dead letter: 503 at once."""
     _bounded(stage, {'max-length': 3, 'overflow': 'drop-head'})
     _check_refused_at_once(stage, BEFORE_TIMERS)
 
 
-@scenario('broker: a policy bounds the queue, reject-publish-dlx', statuses={503}, longest=3.0, recovers=1.0)
+@scenario('broker: a policy bounds the queue, reject-publish-dlx', statuses={503}, longest=5.0, recovers=1.0)
 def reject_dlx(stage: Stage) -> None:
     """The same for what does not get in."""
     _bounded(stage, {'max-length': 3, 'overflow': 'reject-publish-dlx'})
     _check_refused_at_once(stage, BEFORE_TIMERS)
 
 
-@scenario('broker: a policy bounds the queue, reject-publish', statuses={503, 504}, longest=4.0, recovers=4.0)
+@scenario('broker: a policy bounds the queue, reject-publish', statuses={503, 504}, longest=5.0, recovers=5.0)
 def reject(stage: Stage) -> None:
-    """What does not get in is gone without a word: 503 or 504 by the front's timer (``--queue-timeout 2``)."""
+    """What does not get in is gone without a word: 503 or 504 by the front's timer (``--queue-timeout 3``)."""
     _bounded(stage, {'max-length': 3, 'overflow': 'reject-publish'})
 
 
-@scenario('broker: a policy gives messages 0.3 s', statuses={503}, longest=3.0, recovers=1.5)
+@scenario('broker: a policy gives messages 0.3 s', statuses={503}, longest=5.0, recovers=1.5)
 def time_to_live(stage: Stage) -> None:
     """``message-ttl`` 300. What has waited for longer comes back as a dead letter: 503 then."""
     _bounded(stage, {'message-ttl': 300})
@@ -240,9 +240,9 @@ def time_to_live(stage: Stage) -> None:
 
 
 def _bounded(stage: Stage, definition: dict[str, object]) -> None:
-    stage.front('--queue-timeout', '2')
+    stage.front('--queue-timeout', '3')
     stage.worker()
-    with stage.load(work=MUCH, clients=20), stage.fault():
+    with stage.load(work=MUCH, clients=14), stage.fault():
         stage.broker.ctl('set_policy', '--apply-to', 'queues', 'bound', f'^{_queue(stage)}$', json.dumps(definition))
         stage.sleep(3)
         stage.broker.ctl('clear_policy', 'bound')
