@@ -14,7 +14,7 @@ from tests.faults.stage import Stage
 CALM = Work(pause=0.02)
 
 #: More than the one thread can do that serves it: something waits in the queue all the time.
-MUCH = Work(shortest=0.03, longest=0.05, pause=0.02)
+MUCH = Work(shortest=0.015, longest=0.03, pause=0.01)
 
 #: The longest pause between two attempts, and a moment, in seconds.
 BACK = 8.0
@@ -158,15 +158,15 @@ def _memory_alarm(stage: Stage) -> Iterator[None]:
 # Queues
 
 
-@scenario('broker: an operator deletes the queue', statuses={503, 504}, longest=4.0, recovers=4.0, short=True)
+@scenario('broker: an operator deletes the queue', statuses={503, 504}, longest=3.0, recovers=3.0, short=True)
 def delete_queue(stage: Stage) -> None:
-    """What waits in it is gone, without a word to anybody: 503 or 504 by the front's timer (``--queue-timeout 2``).
+    """What waits in it is gone, without a word to anybody: 503 or 504 by the front's timer (``--queue-timeout 1``).
 
     Until a worker has made the queue anew the front's messages come back: 503 at once.
     """
-    stage.front('--queue-timeout', '2')
+    stage.front('--queue-timeout', '1')
     stage.worker()
-    with stage.load(work=MUCH, settle=0.3), stage.fault():
+    with stage.load(work=MUCH, settle=0.5), stage.fault():
         _delete(stage)
 
 
