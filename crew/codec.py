@@ -98,14 +98,16 @@ def encode_call(call: Call) -> Envelope:
     """Return the envelope of a call; the queue's dead letters find the caller by a header of its own.
 
     Raises:
-        ValueError: its headers are reserved, or too many for one AMQP frame.
+        ValueError: its headers are reserved, or too many for one AMQP frame; or there is more of its body, and nobody
+            who would be asked for it.
     """
     headers: dict[str, Any] = checked_headers(call.headers)
     headers[VERSION_KEY] = VERSION
+    _check_more(call)
     if call.reply_to:
         headers[REPLY_KEY] = call.reply_to
     if call.sent is not None:
-        headers[SENT_KEY] = int(call.sent * 1000)
+        headers[SENT_KEY] = round(call.sent * 1000)
     if call.timeout is not None:
         headers[TIMEOUT_KEY] = _milliseconds(call.timeout)
     if call.runs:
@@ -148,7 +150,7 @@ def _call(envelope: Envelope) -> Call:
     runs = envelope.headers.get(RUNS_KEY, 0)
     if not 0 <= _number(runs) < 2**31:
         raise ValueError(f'not a number of runs: {runs}')
-    return Call(
+    call = Call(
         correlation_id=envelope.correlation_id,
         reply_to=envelope.reply_to,
         body=envelope.body,
@@ -164,6 +166,14 @@ def _call(envelope: Envelope) -> Call:
         # Whoever holds a call may have to publish it again.
         headers=checked_headers(user_headers(envelope.headers)),
     )
+    _check_more(call)
+    return call
+
+
+def _check_more(call: Call) -> None:
+    if call.more and not call.reply_to:
+        # Its run would wait for the rest for ever: with its caller's end its clock stands still.
+        raise ValueError('a call whose body goes on in chunks must have a reply_to')
 
 
 def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
@@ -288,7 +298,7 @@ def _decode_failure(envelope: Envelope) -> Failure:
 
 
 def _encode_accept(accept: Accept) -> Envelope:
-    fields = {
+    fields: dict[str, Any] = {
         'inbox': accept.inbox,
         'ask': accept.ask,
         'redelivered': accept.redelivered,
@@ -296,6 +306,8 @@ def _encode_accept(accept: Accept) -> Envelope:
         'ran': accept.ran,
         'timeout': accept.timeout,
     }
+    if accept.acked:
+        fields['acked'] = True
     return _control('accept', accept.correlation_id, fields)
 
 
@@ -307,6 +319,7 @@ def _decode_accept(envelope: Envelope) -> Accept:
         ask=_flag(fields['ask']),
         redelivered=_flag(fields['redelivered']),
         idempotent=_flag(fields.get('idempotent', False)),
+        acked=_flag(fields.get('acked', False)),
         ran=_number(fields['ran']),
         timeout=_number(fields['timeout']),
     )
@@ -474,7 +487,9 @@ def _is_users(name: Any, value: Any) -> bool:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(seconds * 1000)) if seconds > 0 else 0
+    whole = round(seconds * 1000)
+    # What came as milliseconds goes on as the same: as a product of floats it would grow by one at each hand.
+    return whole if whole / 1000 == seconds else max(1, math.ceil(seconds * 1000))
 
 
 def _number(value: Any) -> float:

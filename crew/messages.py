@@ -37,6 +37,9 @@ HeaderValue: TypeAlias = str | int | bool
 #: RabbitMQ closes the channel when a message is to wait for more than 2**32 - 1 milliseconds, some 49 days.
 MAX_EXPIRATION = (2**32 - 1) // 1000
 
+#: The end of the times that a message can carry, in seconds since the epoch; up to there a float has each millisecond.
+END_OF_TIME = 2**40
+
 
 def _check_id(name: str, value: str) -> None:
     if not value:
@@ -100,6 +103,8 @@ class Call:
             raise ValueError(f'expiration must be 0 to {MAX_EXPIRATION} seconds from now, not {self.expiration}')
         if self.timeout is not None and not 0 < self.timeout < 2**32:
             raise ValueError(f'timeout must be a positive number of seconds, not {self.timeout}')
+        if self.sent is not None and not 0 <= self.sent < END_OF_TIME:
+            raise ValueError(f'sent must be a time since the epoch, in seconds, not {self.sent}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +214,8 @@ class Accept:
         ask: whether the worker waits for :class:`Go` or :class:`Stop` before it starts.
         redelivered: whether the broker delivered the call before.
         idempotent: whether the task says of itself that it may run a second time when its worker dies.
+        acked: whether the broker has been told that it is done, though it runs: no other worker will get it if this one
+            dies, so its caller must look now and then whether the inbox is still there.
         ran: how long the call has run already, in seconds.
         timeout: the limit of its run that the worker keeps, in seconds.
     """
@@ -218,6 +225,7 @@ class Accept:
     ask: bool
     redelivered: bool = False
     idempotent: bool = False
+    acked: bool = False
     ran: float = 0.0
     timeout: float
 

@@ -1,25 +1,18 @@
 """A private RabbitMQ node: the installed ``rabbitmq-server``, run in a directory of its own on loopback ports.
 
 It serves development (``crew-wsgi-dev``), tests and benchmarks, and stands beside the way of the data, not on it. It
-shares nothing with a system-wide RabbitMQ or with other private nodes: it has its own data, log, Erlang cookie and epmd
-(the daemon through which Erlang nodes find each other). ``python -m crew.private_node`` runs one until Ctrl-C.
-
-Who cleans up: :meth:`PrivateNode.stop`, and when its process dies without calling it, a watcher. The watcher is a shell
-that reads a pipe whose write end only the owner holds, so it learns of any death, SIGKILL included, by end of file.
+shares nothing with a system-wide RabbitMQ or with other private nodes, unless they are a cluster (``private_cluster``).
+Who ends it, also when its owner dies: ``household``. ``python -m crew.private_node`` runs one until Ctrl-C.
 """
 
 import argparse
 import contextlib
 import os
-import random
 import re
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
@@ -27,16 +20,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from crew.exceptions import NodeError
-from crew.installation import find_epmd, required_server, search_path
+from crew.household import Household, PortTaken, is_free, pick_ports
+from crew.installation import required_server
 
-__all__ = ['PrivateNode']
-
-NODE_NAME = 'crew@localhost'
-
-# Below the ports that Linux (from 32768) and the others (from 49152) give to outgoing connections. A client that keeps
-# trying to reach a stopped broker on such a port will one day get that very port as its own, connect to itself, and so
-# keep the broker from coming back.
-PORTS = range(20_000, 32_000)
+__all__ = ['PrivateNode', 'end_by_signal']
 
 # RabbitMQ forbids the schedulers to busy-wait, for the sake of virtual machines that are billed by the cycle. Booting
 # hands thousands of file operations to and fro between schedulers, and each then costs a futex sleep and wake-up: with
@@ -45,55 +32,9 @@ FAST_BOOT_FLAGS = '+sbwt very_short +sbwtdio very_short'
 
 LOOPBACK_ONLY = '-kernel inet_dist_use_interface {127,0,0,1}'
 
-# Runs a command whose process id the watcher knows before the command exists: until the id is written, this process
-# itself holds the pipe open, so an owner that is killed at that very moment leaves nothing behind either.
-# RabbitMQ's sockets need more descriptors than the usual 1024 (macOS: 256), but Erlang reserves memory for each one
-# it could have and closes them one by one in its child, which takes minutes where containers allow a thousand million.
-REPORT_AND_EXEC = """
-echo $$ >&0
-ulimit -S -n 65536 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"
-exec "$@" </dev/null
-"""
-
-# The groups rather than the processes: the number of a group is free for reuse only when nothing of it is left. The
-# directory in several rounds: a process that was just killed may finish writing one more file into it.
-WATCH = """
-while read -r word; do
-    if [ "$word" = forget ]; then groups=; else groups="$groups $word"; fi
-done
-for group in $groups; do kill -s KILL -- "-$group" 2>/dev/null; done
-[ -n "$1" ] || exit 0
-for round in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$1" 2>/dev/null && exit 0; sleep 0.2; done
-"""
-
 AMQP_HEADER = b'AMQP\x00\x00\x09\x01'
 METHOD_FRAME_ON_CHANNEL_0 = b'\x01\x00\x00'
 CONNECTION_START = b'\x00\x0a\x00\x0a'
-
-
-class PortTaken(NodeError):
-    """Raised when something else listens on a port that was to be the node's."""
-
-
-# Ports.
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As Erlang does it: what is left of closed connections on this port is no hindrance, a listener is.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(('127.0.0.1', port))
-        except OSError:
-            return False
-    return True
-
-
-def _pick_ports(count: int) -> list[int]:
-    # SystemRandom: test tools seed the common generator, and two test runs would then always pick the same ports.
-    shuffled = random.SystemRandom().sample(PORTS, len(PORTS))
-    free = (port for port in shuffled if _is_free(port))
-    return [port for port, _ in zip(free, range(count), strict=False)]
 
 
 def _answers_amqp(port: int) -> bool:
@@ -108,19 +49,6 @@ def _answers_amqp(port: int) -> bool:
     return frame.startswith(METHOD_FRAME_ON_CHANNEL_0) and frame.endswith(CONNECTION_START)
 
 
-# A forked child must neither hold its parent's pipe open nor use it.
-_lifelines: set[int] = set()
-
-
-def _drop_lifelines() -> None:
-    for descriptor in _lifelines:
-        os.close(descriptor)
-    _lifelines.clear()
-
-
-os.register_at_fork(after_in_child=_drop_lifelines)
-
-
 class PrivateNode:
     """A RabbitMQ node of one's own: ``with PrivateNode() as node: connect(node.url)``.
 
@@ -133,6 +61,13 @@ class PrivateNode:
         max_message_size: in bytes; the default is that of RabbitMQ 4 also where an older server would allow more.
         heartbeat: what the broker proposes, in seconds; by default its own 60.
         config: more lines for ``rabbitmq.conf``.
+        name: before the ``@`` of its Erlang name; no two nodes of a household may have the same.
+        household: shared with the other nodes of a cluster (``private_cluster``), each of which has a directory of its
+            own in there; ``directory`` does not count then, and :meth:`stop` leaves the household to who made it.
+
+    Attributes:
+        directory: where data and log live.
+        erlang_name: as other nodes and ``rabbitmqctl`` know it.
     """
 
     def __init__(
@@ -143,24 +78,20 @@ class PrivateNode:
         max_message_size: int = 16_777_216,
         heartbeat: int | None = None,
         config: Sequence[str] = (),
+        name: str = 'crew',
+        household: Household | None = None,
     ) -> None:
-        self._temporary = directory is None
-        if directory is None:
-            # Only a name here: start() makes it, when the watcher that will remove it is there.
-            directory = Path(tempfile.gettempdir(), f'crew-node-{secrets.token_hex(6)}')
-        self.directory = directory.absolute()
+        self._household = household or Household(directory)
+        self._owns_household = household is None
+        self.directory = household.directory / name if household is not None else self._household.directory
+        self.erlang_name = f'{name}@localhost'
         self._fixed_port = port is not None
         self._port = port
-        self._epmd_port = 0
         self._config = [f'max_message_size = {max_message_size}']
         if heartbeat is not None:
             self._config.append(f'heartbeat = {heartbeat}')
         self._config.extend(config)
-        self._owner = os.getpid()
         self._server: subprocess.Popen[bytes] | None = None
-        self._epmd: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
-        self._lifeline: int | None = None
 
     # What a client of the node wants to know.
 
@@ -213,10 +144,11 @@ class PrivateNode:
         # rabbitmqctl would start an epmd where none runs, and leave it behind.
         if not self.alive():
             raise NodeError('the private node does not run: call start() first')
-        command = [str(required_server().with_name('rabbitmqctl')), '--quiet', '--node', NODE_NAME, *arguments]
+        command = [str(required_server().with_name('rabbitmqctl')), '--quiet', '--node', self.erlang_name, *arguments]
+        environ = self._household.environ() | self._environ()
         try:
             done = subprocess.run(
-                command, env=self._environ(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+                command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
             )
         except subprocess.TimeoutExpired as error:
             raise NodeError(f'rabbitmqctl {" ".join(arguments)}: no end within {timeout:g} s') from error
@@ -238,100 +170,67 @@ class PrivateNode:
         """
         if self.alive():
             return
-        # Of one that died by itself, its epmd is left.
-        self._end_processes()
-        server, epmd = required_server(), find_epmd()
+        self._end_server()
+        server = required_server()
+        deadline = time.monotonic() + timeout
         try:
-            self._watch()
+            self._household.begin(deadline)
             self._prepare_directory()
-            self._boot_on_free_ports(server, epmd, timeout)
+            self._boot_on_free_ports(server, deadline, timeout)
         except BaseException:
             self.stop()
             raise
 
-    def _boot_on_free_ports(self, server: Path, epmd: Path, timeout: float) -> None:
+    def _boot_on_free_ports(self, server: Path, deadline: float, timeout: float) -> None:
         # Between our look at a port and the node's use of it, another process may take it.
         for attempts_left in (2, 1, 0):
-            amqp_port, dist_port, self._epmd_port = _pick_ports(3)
+            amqp_port, dist_port = pick_ports(2)
             if self._fixed_port:
                 amqp_port = self.port
             self._port = amqp_port
             try:
-                self._boot(server, epmd, dist_port, timeout)
+                self._boot(server, dist_port, deadline, timeout)
             except PortTaken:
-                self._end_processes()
-                if not attempts_left or (self._fixed_port and not _is_free(amqp_port)):
+                self._end_server()
+                if not attempts_left or (self._fixed_port and not is_free(amqp_port)):
                     raise
             else:
                 self._fixed_port = True
                 return
 
-    def _boot(self, server: Path, epmd: Path, dist_port: int, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        if not _is_free(self.port):
+    def _boot(self, server: Path, dist_port: int, deadline: float, timeout: float) -> None:
+        if not is_free(self.port):
             raise PortTaken(f'port {self.port} is taken by another process: stop that, or choose another port')
         log_before = len(self.log_text())
-
-        # An epmd that is there first, as our own child: otherwise Erlang starts one as a daemon, which nobody ends.
-        address = ['-address', '127.0.0.1', '-port', str(self._epmd_port)]
-        self._epmd = self._spawn([str(epmd), *address], {})
-        while _is_free(self._epmd_port):
-            self._check_boot(log_before, deadline, timeout)
-        self._server = self._spawn([str(server)], {'RABBITMQ_DIST_PORT': str(dist_port)})
+        environ = self._environ() | {'RABBITMQ_DIST_PORT': str(dist_port)}
+        self._server = self._household.spawn([str(server)], environ, self.log_path)
         while not _answers_amqp(self.port):
-            self._check_boot(log_before, deadline, timeout)
+            self._check_boot(self._server, log_before, deadline, timeout)
 
-    def _check_boot(self, log_before: int, deadline: float, timeout: float) -> None:
-        """Raise when a process of the boot has ended or its time is over, else wait a moment."""
+    def _check_boot(self, server: 'subprocess.Popen[bytes]', log_before: int, deadline: float, timeout: float) -> None:
+        """Raise when the node has ended or its time is over, else wait a moment."""
         log = self.log_text()[log_before:]
-        epmd_ended = self._epmd is not None and self._epmd.poll() is not None
-        server_ended = self._server is not None and self._server.poll() is not None
-        # epmd does not say why it ends; when it has just been started, nothing but its port can be the reason.
-        if epmd_ended or (server_ended and ('in use' in log or 'eaddrinuse' in log)):
-            raise PortTaken('the private node could not start: another process took one of its ports', log=log)
-        if server_ended:
+        if server.poll() is not None:
+            if 'in use' in log or 'eaddrinuse' in log:
+                raise PortTaken('the private node could not start: another process took one of its ports', log=log)
             raise NodeError(f'the private node could not start, it wrote: {_last_words(log)}', log=log)
         if time.monotonic() > deadline:
             raise NodeError(f'the private node did not answer within {timeout:g} s: {_last_words(log)}', log=log)
         time.sleep(0.01)
 
-    def _spawn(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        with self.log_path.open('ab') as log:
-            return subprocess.Popen(
-                ['/bin/sh', '-c', REPORT_AND_EXEC, 'sh', *command],
-                stdin=self._lifeline,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                env=self._environ() | environ,
-                start_new_session=True,
-            )
-
     def _prepare_directory(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         self._write('rabbitmq.conf', '\n'.join([*self._config, '']))
         # Enabled plugins come from this file, and no setting of the installed system-wide node from that one.
         self._write('enabled_plugins', '[].\n')
         self._write('rabbitmq-env.conf', '')
-        # localhost needs no DNS and no /etc/hosts, and Erlang no inet_gethost processes to ask them.
-        self._write('inetrc', '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n')
-        cookie = self.directory / '.erlang.cookie'
-        if not cookie.exists():
-            cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(20), encoding='ascii')
-            cookie.chmod(0o400)
 
     def _write(self, name: str, text: str) -> None:
         (self.directory / name).write_text(text, encoding='utf-8')
 
     def _environ(self) -> dict[str, str]:
-        # Not the owner's environment: its RABBITMQ_*, ERL_* and NOTIFY_SOCKET may speak of another node.
-        kept = {name: value for name, value in os.environ.items() if name in ('TMPDIR', 'LD_LIBRARY_PATH')}
-        return kept | {
-            'PATH': search_path(),
-            'LC_ALL': 'en_US.UTF-8' if sys.platform == 'darwin' else 'C.UTF-8',
-            'HOME': str(self.directory),
-            'RABBITMQ_NODENAME': NODE_NAME,
+        return {
+            'RABBITMQ_NODENAME': self.erlang_name,
             'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
             'RABBITMQ_NODE_PORT': str(self.port),
             'RABBITMQ_MNESIA_BASE': str(self.directory / 'data'),
@@ -342,10 +241,6 @@ class PrivateNode:
             'RABBITMQ_ENABLED_PLUGINS_FILE': str(self.directory / 'enabled_plugins'),
             'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS': f'{LOOPBACK_ONLY} {FAST_BOOT_FLAGS}',
             'RABBITMQ_CTL_ERL_ARGS': LOOPBACK_ONLY,
-            'ERL_EPMD_PORT': str(self._epmd_port),
-            'ERL_EPMD_ADDRESS': '127.0.0.1',
-            'ERL_INETRC': str(self.directory / 'inetrc'),
-            'ERL_CRASH_DUMP_SECONDS': '0',
             # The script then becomes the Erlang machine (exec) instead of waiting beside it, as in the Docker image:
             # one process, whose id we know and whose end we see.
             'RUNNING_UNDER_SYSTEMD': 'true',
@@ -358,16 +253,24 @@ class PrivateNode:
 
         Takes about a second, RabbitMQ's own pace; after ``timeout`` it is killed.
         """
-        if self._server is not None and self._is_owner():
+        if self._server is not None and self._household.is_ours:
             self._server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._server.wait(timeout)
-            self._end_processes()
+            self._end_server()
 
     def kill(self) -> None:
         """Kill the node with SIGKILL, as a crash would; the data stays, and :meth:`start` brings it back."""
-        if self._is_owner():
-            self._end_processes()
+        if self._household.is_ours:
+            self._end_server()
+
+    def freeze(self) -> None:
+        """Stop the node with SIGSTOP: its connections stay open, and nobody answers, until :meth:`thaw`."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a node that was stopped by :meth:`freeze` go on."""
+        os.killpg(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End the node and remove its directory, unless that was given; may be called at any time and again.
@@ -375,66 +278,23 @@ class PrivateNode:
         A node whose directory stays is shut down in good order; otherwise it is killed, which saves the second that
         RabbitMQ takes to put away what is then thrown away.
         """
-        if not self._is_owner():
+        if not self._household.is_ours:
             return
-        if not self._temporary:
+        if not self._household.temporary:
             self.terminate()
-        self._end_processes()
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        self._dismiss_watcher()
+        self._end_server()
+        if self._owns_household:
+            self._household.end()
 
     def wait(self) -> None:
         """Wait until the node ends by itself."""
         if self._server is not None:
             self._server.wait()
 
-    def _is_owner(self) -> bool:
-        return os.getpid() == self._owner
-
-    def _end_processes(self) -> None:
-        # The server first: an epmd that goes away while it runs would be started again, as a daemon.
-        for process in (self._server, self._epmd):
-            if process is not None and process.poll() is None:
-                # The group, because the script that becomes the server runs commands first. (PermissionError is what
-                # macOS says of a group that has only an unreaped process left.)
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        self._server = self._epmd = None
-        if self._lifeline is not None:
-            # The numbers are free for other processes now. (A broken pipe: somebody killed the watcher.)
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._lifeline, b'forget\n')
-
-    # The watcher.
-
-    def _watch(self) -> None:
-        if self._watcher is not None:
-            return
-        read_end, self._lifeline = os.pipe()
-        _lifelines.add(self._lifeline)
-        try:
-            self._watcher = subprocess.Popen(
-                ['/bin/sh', '-c', WATCH, 'crew-node-watcher', str(self.directory) if self._temporary else ''],
-                stdin=read_end,
-                # Not the owner's: whoever reads its output would wait for the watcher's end as well.
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd='/',
-                start_new_session=True,
-            )
-        finally:
-            os.close(read_end)
-
-    def _dismiss_watcher(self) -> None:
-        if self._lifeline is not None:
-            _lifelines.discard(self._lifeline)
-            os.close(self._lifeline)
-            self._lifeline = None
-        if self._watcher is not None:
-            self._watcher.wait()
-            self._watcher = None
+    def _end_server(self) -> None:
+        if self._server is not None:
+            self._household.end_process(self._server)
+            self._server = None
 
     def __enter__(self) -> 'PrivateNode':
         self.start()
@@ -461,8 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m crew.private_node', description=main.__doc__)
     parser.add_argument('--port', type=int, help='the AMQP port (default: a free one)')
     options = parser.parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    end_by_signal()
     try:
         with PrivateNode(port=options.port) as node:
             print(node.url, flush=True)
@@ -471,6 +330,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NodeError as error:
         print(error, file=sys.stderr)
     return 1
+
+
+def end_by_signal() -> None:
+    """Let SIGINT and SIGTERM end this process, in good order: its nodes are ended first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

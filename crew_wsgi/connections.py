@@ -8,17 +8,18 @@ import asyncio
 import logging
 import socket
 import ssl
-import struct
 from asyncio.trsock import TransportSocket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from tornado import httputil
 
+from crew_wsgi.budget import Budget
 from crew_wsgi.headers import HeaderPairs
 from crew_wsgi.http1 import END, Answer, Head, Malformed, Reader
-from crew_wsgi.problems import Problem
+from crew_wsgi.problems import CROWDED, Problem, plain
+from crew_wsgi.sockets import Acceptor, answer_at_once
 
 __all__ = ['Connection', 'Context', 'Delegate', 'Exchange', 'HttpServer', 'Times']
 
@@ -30,8 +31,8 @@ AHEAD = 64 * 1024
 #: So many pieces that are there already are taken before others have their turn.
 TURN = 8
 
-#: How often connections are looked at that may have been idle for too long.
-SWEEP = 1.0
+#: A connection that has been idle for so long may be closed for another's sake, in seconds.
+SETTLED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Times:
     """
 
     idle: float = 75.0
-    head: float = 60.0
+    head: float = 20.0
     linger: float = 5.0
 
 
@@ -89,7 +90,7 @@ class Context:
     @property
     def remote_ip(self) -> str:
         """The address without a port, for logs."""
-        return str(self.address[0]) if isinstance(self.address, tuple) else 'unix'
+        return _name(self.address)
 
 
 class HttpServer:
@@ -98,62 +99,132 @@ class HttpServer:
     Args:
         begin: makes the delegate of each request.
         max_head: the longest request line and header section together, in bytes.
+        max_connections: how many may be open. When there are more, that one is closed which has been idle for longest;
+            if none is, the new one is answered 503.
         times: see :class:`Times`.
+        budget: bounds what all heads that are not whole may take.
         tls: for HTTPS.
     """
 
     def __init__(
         self,
         begin: 'Callable[[Exchange], Delegate]',
-        max_head: int,
-        times: Times,
         *,
+        max_head: int,
+        max_connections: int,
+        times: Times,
+        budget: Budget,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.begin = begin
         self.max_head = max_head
         self.times = times
-        self.connections: set[Connection] = set()
+        self.budget = budget
+        self._max_connections = max_connections
         self._tls = tls
-        self._servers: list[asyncio.Server] = []
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._acceptor = Acceptor(self._accepted, self._make_room)
+        self._connections: set[Connection] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        # Since when they have been idle; who has been for longest comes first.
+        self._idle: dict[Connection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
 
-    async def listen(self, sockets: Iterable[socket.socket], backlog: int) -> None:
-        """Accept connections from these sockets."""
-        loop = asyncio.get_running_loop()
-        for each in sockets:
-            server = await loop.create_server(lambda: Connection(self), sock=each, ssl=self._tls, backlog=backlog)
-            self._servers.append(server)
-        self._sweep()
+    def add_sockets(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections at these sockets."""
+        for listening in sockets:
+            self._acceptor.add(listening)
 
     def stop(self) -> None:
-        """Accept nothing more."""
-        for server in self._servers:
-            server.close()
+        """Accept no more connections."""
+        self._acceptor.close()
 
-    def close_unused(self) -> None:
-        """Close connections that have no request in hand."""
-        for connection in list(self.connections):
-            if not connection.used:
-                connection.close()
+    async def wait_closed(self, timeout: float) -> None:
+        """Wait until no connection is open, for at most ``timeout`` seconds."""
+        if self._connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._emptied}, timeout=timeout)
+
+    def close_idle(self) -> None:
+        """Close all connections that have no request."""
+        for connection in list(self._idle):
+            connection.close()
 
     async def close_all_connections(self) -> None:
         """Close all connections, whatever happens on them."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for connection in list(self.connections):
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in list(self._connections):
             connection.abort()
         # They are told in the next turn of the loop.
         await asyncio.sleep(0)
 
-    def _sweep(self) -> None:
-        """Close who has been idle for too long: a timer for each request would cost more than this."""
+    # Accepting
+
+    def _accepted(self, connected: socket.socket, address: Any) -> None:
+        if len(self._connections) >= self._max_connections and not self._make_room():
+            log.warning('refusing a connection of %s: all %d are busy', _name(address), self._max_connections)
+            answer_at_once(connected, b'' if self._tls is not None else plain(CROWDED))
+            return
+        connection = Connection(self, Context(address, 'https' if self._tls is not None else 'http'))
+        self._connections.add(connection)
+        handshake = asyncio.ensure_future(self._shake_hands(connection, connected))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: 'Connection', connected: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        limit = loop.time() - self.times.idle
-        for connection in list(self.connections):
-            if connection.idle and connection.idle_since < limit:
-                connection.close()
-        self._sweeper = loop.call_later(SWEEP, self._sweep)
+        try:
+            within = None if self._tls is None else self.times.head
+            await loop.connect_accepted_socket(
+                lambda: connection, connected, ssl=self._tls, ssl_handshake_timeout=within
+            )
+        except OSError as error:
+            # It was reset while it waited to be accepted, or speaks no TLS.
+            log.debug('a connection of %s came to nothing: %s', connection.context.remote_ip, error)
+            self.lost(connection)
+
+    def lost(self, connection: 'Connection') -> None:
+        """Take note that a connection is no more."""
+        self._connections.discard(connection)
+        self.not_idle(connection)
+        if not self._connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest; return whether there was one."""
+        connection, since = next(iter(self._idle.items()), (None, 0.0))
+        # The request of one that has just come may be on its way.
+        if connection is None or asyncio.get_running_loop().time() < since + SETTLED:
+            return False
+        self.lost(connection)
+        connection.abort()
+        return True
+
+    # Idle connections
+
+    def idle(self, connection: 'Connection') -> None:
+        """Take note that a connection has no request."""
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self.times.idle, self._close_late)
+
+    def not_idle(self, connection: 'Connection') -> None:
+        """Take note that a connection has a request, or is closed."""
+        self._idle.pop(connection, None)
+
+    def _close_late(self) -> None:
+        """Close who has been idle for too long. One timer for all: most have a request long before."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        for connection, since in list(self._idle.items()):
+            late = since + self.times.idle - loop.time()
+            if late > 0:
+                self._timer = loop.call_later(late, self._close_late)
+                return
+            self.not_idle(connection)
+            connection.close()
 
 
 class Connection(asyncio.Protocol):
@@ -161,12 +232,11 @@ class Connection(asyncio.Protocol):
 
     Args:
         server: where it was accepted.
+        context: who is connected.
 
     Attributes:
-        context: who is connected.
         closed: whether it is closed, or will be as soon as the kernel has what was written.
         writing: whether something that was written has not reached the kernel.
-        idle_since: when the last request was over, on the loop's clock.
     """
 
     __slots__ = (
@@ -176,6 +246,7 @@ class Connection(asyncio.Protocol):
         '_exchange',
         '_held',
         '_loop',
+        '_made',
         '_paused',
         '_reader',
         '_refused',
@@ -184,17 +255,17 @@ class Connection(asyncio.Protocol):
         '_transport',
         'closed',
         'context',
-        'idle_since',
         'writing',
     )
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: HttpServer, context: Context) -> None:
+        self.context = context
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(server.max_head)
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._advancing = self._paused = self._refused = self._held = False
+        self._made = self._advancing = self._paused = self._refused = self._held = False
         self._drained: list[Callable[[], None]] = []
         self.closed = self.writing = False
 
@@ -203,12 +274,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note that somebody has connected."""
         self._transport = cast(asyncio.Transport, transport)
+        self._made = True
         # All that the kernel does not take at once is waited for.
         self._transport.set_write_buffer_limits(high=0)
-        protocol = 'http' if transport.get_extra_info('ssl_object') is None else 'https'
-        self.context = Context(transport.get_extra_info('peername'), protocol)
-        self.idle_since = self._loop.time()
-        self._server.connections.add(self)
+        if self.closed:
+            # All were closed while hands were shaken.
+            self._transport.abort()
+        else:
+            self._server.idle(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -216,6 +289,8 @@ class Connection(asyncio.Protocol):
             # Whatever comes now is thrown away, until the client hangs up.
             return
         self._reader.feed(data)
+        if self._exchange is None:
+            self._server.not_idle(self)
         self._advance()
 
     def eof_received(self) -> None:
@@ -237,7 +312,8 @@ class Connection(asyncio.Protocol):
         """Take note that the connection is no more."""
         self.closed = True
         self._stop_timer()
-        self._server.connections.discard(self)
+        self._server.budget.release(self)
+        self._server.lost(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost(refused=self._refused)
@@ -249,16 +325,6 @@ class Connection(asyncio.Protocol):
     def socket(self) -> TransportSocket:
         """The socket, for looking at and for setting options."""
         return cast(TransportSocket, self._transport.get_extra_info('socket'))
-
-    @property
-    def used(self) -> bool:
-        """Whether a request of it is in hand."""
-        return self._exchange is not None
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing of a request has come since the last answer."""
-        return self._exchange is None and not self._reader.begun
 
     def write(self, data: bytes) -> None:
         """Write bytes; nothing happens if the connection is closed."""
@@ -276,24 +342,23 @@ class Connection(asyncio.Protocol):
         """Close it when the kernel has all that was written."""
         if not self.closed:
             self.closed = True
-            self._transport.close()
+            if self._made:
+                self._transport.close()
 
     def abort(self) -> None:
         """Close it now, whatever has been written."""
         self.closed = True
-        self._transport.abort()
-
-    def reset(self) -> None:
-        """Close it so that the client sees that this is no end (RFC 9112 §6.3)."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-        self.abort()
+        if self._made:
+            self._transport.abort()
 
     def answered(self, exchange: 'Exchange') -> None:
         """Go on with the next request."""
         if exchange is self._exchange and exchange.read:
             self._exchange = None
-            self.idle_since = self._loop.time()
-            self._advance()
+            if not self.closed:
+                self._advance()
+                if self._exchange is None and not self._reader.begun:
+                    self._server.idle(self)
 
     # Reading
 
@@ -325,11 +390,13 @@ class Connection(asyncio.Protocol):
         """Read one thing, and return whether there may be another."""
         event = self._reader.read()
         if event is None:
-            if self._exchange is None and self._timer is None and self._reader.begun:
-                self._timer = self._loop.call_later(self._server.times.head, self._head_late)
+            if self._exchange is None and self._reader.begun:
+                self._await_head()
             return False
         if isinstance(event, Head):
-            self._stop_timer()
+            if self._timer is not None:
+                self._stop_timer()
+                self._server.budget.release(self)
             exchange = self._exchange = Exchange(self, self._server.begin)
             exchange.begin(event)
         elif self._exchange is None:
@@ -359,18 +426,26 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
+    def _await_head(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._server.times.head, self._head_late)
+        self._server.budget.hold(self, self._reader.size)
+
+    def give_way(self) -> None:
+        """Give up a head that is not whole: many are not, and together they take too much."""
+        self._refuse(Malformed('The head of the request comes slowly, and there is no room for it now.', 408))
+
     def _head_late(self) -> None:
-        self._timer = None
         self._refuse(Malformed('The head of the request did not come in time.', 408))
 
     def _refuse(self, error: Malformed) -> None:
         self._stop_timer()
+        self._server.budget.release(self)
         self._refused = True
+        start_line = self._reader.guess() if self._exchange is None else self._exchange.start_line
+        self._reader.clear()
         if self._exchange is None:
             self._exchange = Exchange(self, self._server.begin)
-            start_line = self._reader.guess()
-        else:
-            start_line = self._exchange.start_line
         self._exchange.refuse(error.problem, start_line)
         self._timer = self._loop.call_later(self._server.times.linger, self.close)
         self.when_drained(self._end_our_half)
@@ -500,3 +575,7 @@ class Exchange:
         if self._answer.closes:
             self.connection.close()
         self.connection.answered(self)
+
+
+def _name(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else 'unix'

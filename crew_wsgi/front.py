@@ -33,11 +33,14 @@ from crew.options import (
 from crew.transports.addresses import DEFAULT_URL
 from crew_wsgi.connections import Exchange, HttpServer, Times
 from crew_wsgi.forwarded import Network, Proxies, read_networks
-from crew_wsgi.handler import NO_PROXIES, Handler, Limits, Server
+from crew_wsgi.handler import Handler
+from crew_wsgi.intake import NO_PROXIES
+from crew_wsgi.limits import Limits
 from crew_wsgi.options import add_broker
 from crew_wsgi.problems import Problem
 from crew_wsgi.routes import Route, Routes, read_route, read_table
-from crew_wsgi.sockets import BACKLOG, describe, inherited_sockets, open_sockets
+from crew_wsgi.server import Server
+from crew_wsgi.sockets import describe, inherited_sockets, open_sockets, room_for
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +50,12 @@ else:
 __all__ = ['Front', 'main']
 
 log = logging.getLogger('crew_wsgi.front')
+
+#: How long who connects waits for the front's own first connection to the broker, rather than hear 503, in seconds.
+CONNECTED_WITHIN = 1.0
+
+#: How long an idle connection may bring one more request when the front ends, in seconds.
+LAST_REQUEST_WITHIN = 1.0
 
 
 class Request(Handler):
@@ -87,32 +96,47 @@ class Front:
     ) -> None:
         self._engine = engine
         self._server = Server(engine.caller, routes, limits, proxies=proxies, root_path=root_path)
-        # Whoever takes long over a body may not take longer over a head.
-        times = Times(head=min(Times().head, limits.body_timeout))
-        self._http = HttpServer(self._begin, limits.max_head, times, tls=tls)
+        self._http = HttpServer(
+            self._begin,
+            max_head=limits.max_head,
+            max_connections=limits.max_connections,
+            times=Times(idle=limits.idle_timeout, head=limits.head_timeout),
+            budget=self._server.collected,
+            tls=tls,
+        )
 
     def _begin(self, exchange: Exchange) -> Request:
         return Request(self._server, exchange)
 
-    async def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections, and connect to the broker."""
-        await self._http.listen(sockets, BACKLOG)
+    def connect(self) -> None:
+        """Connect to the broker."""
         self._engine.start()
 
-    async def stop(self, graceful_timeout: float) -> bool:
+    def accept(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections."""
+        self._http.add_sockets(sockets)
+
+    async def stop(self, graceful_timeout: float, last_request_within: float = LAST_REQUEST_WITHIN) -> bool:
         """Accept nothing more, let what is in flight finish, close.
 
         Args:
             graceful_timeout: how long that may take, in seconds.
+            last_request_within: how long an idle connection may bring one more request. Its client may be sending that
+                just now, and would not know whether it has been run.
 
         Returns:
             Whether everything in flight was answered.
         """
+        deadline = time.monotonic() + graceful_timeout
+        # What waits to be accepted would be reset.
+        await asyncio.sleep(0)
         self._http.stop()
+        self._server.draining = True
+        await self._http.wait_closed(min(last_request_within, graceful_timeout))
         draining = asyncio.ensure_future(self._server.drain())
         await asyncio.sleep(0)
-        self._http.close_unused()
-        await asyncio.wait({draining}, timeout=graceful_timeout)
+        self._http.close_idle()
+        await asyncio.wait({draining}, timeout=max(0.0, deadline - time.monotonic()))
         abandoned = len(self._server.open)
         if abandoned:
             log.error('%d requests are abandoned: they did not end in time', abandoned)
@@ -130,9 +154,13 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
         max_body=options.max_body,
         max_head=options.max_head,
         max_inflight=options.max_inflight,
+        max_connections=room_for(options.max_connections),
         queue_timeout=options.queue_timeout,
         timeout=options.timeout,
+        idle_timeout=options.idle_timeout,
+        head_timeout=options.head_timeout,
         body_timeout=options.body_timeout,
+        min_rate=options.min_rate,
     )
     proxies = Proxies(
         networks=options.trusted_proxies or (),
@@ -144,16 +172,20 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
     stop, stop_now = _watch_signals()
     if options.end_with_stdin:
         _watch_stdin(stop)
-    await front.listen(sockets)
+    front.connect()
     for each in sockets:
         log.info('listening on %s', describe(each, tls=tls is not None))
-    refused = asyncio.ensure_future(engine.wait_ready())
+    connected: asyncio.Future[Any] = asyncio.ensure_future(engine.wait_ready())
     stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({refused, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if refused.done():
-        refused.result()
+    either = {connected, stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=CONNECTED_WITHIN)
+    if not connected.done() or connected.exception() is None:
+        front.accept(sockets)
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if connected.done():
+        connected.result()
         await stopping
-    refused.cancel()
+    connected.cancel()
     log.info('told to end: answering what is in flight, for at most %g s', options.graceful_timeout)
     ending: asyncio.Future[Any] = asyncio.ensure_future(front.stop(options.graceful_timeout))
     now: asyncio.Future[Any] = asyncio.ensure_future(stop_now.wait())
@@ -299,13 +331,43 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         help='without a byte of the request body, else 408, or of the response, which is then cut '
         '(default: %(default)g)',
     )
+    group.add_argument(
+        '--min-rate',
+        type=count,
+        metavar='BYTES',
+        default=defaults.min_rate,
+        help='bytes of a body that make good for a second of --body-timeout: a client that is slower is given up, too, '
+        'after a while (default: %(default)d)',
+    )
+    group.add_argument(
+        '--head-timeout',
+        type=seconds,
+        metavar='S',
+        default=defaults.head_timeout,
+        help='from the first byte of request line and headers to the last, else 408 (default: %(default)g)',
+    )
+    group.add_argument(
+        '--idle-timeout',
+        type=seconds,
+        metavar='S',
+        default=defaults.idle_timeout,
+        help='how long a connection is kept without a request (default: %(default)g)',
+    )
     add_graceful_timeout(group)
     group.add_argument(
         '--max-inflight',
         type=count,
         metavar='N',
         default=defaults.max_inflight,
-        help='requests that wait, run or are being answered at once, else 503 (default: %(default)d)',
+        help='requests that wait or run at once, else 503 (default: %(default)d)',
+    )
+    group.add_argument(
+        '--max-connections',
+        type=count,
+        metavar='N',
+        default=defaults.max_connections,
+        help='connections at once; beyond, that one is closed which has been idle for longest, or the new one '
+        'is answered 503 (default: %(default)d)',
     )
     group.add_argument(
         '--max-body',

@@ -121,6 +121,10 @@ class Reader:
         """
         return self._state()
 
+    def clear(self) -> None:
+        """Forget what has come: nothing of it is read any more."""
+        self._buffer.clear()
+
     def guess(self) -> httputil.RequestStartLine:
         """Return what a head that cannot be read seems to begin with, fit for a log."""
         return _guessed(self._buffer)

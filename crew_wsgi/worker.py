@@ -11,6 +11,7 @@ from crew import deadlines, logs
 from crew.messages import Reply
 from crew.options import (
     Parser,
+    add_consumer_timeout,
     add_end_with_stdin,
     add_graceful_timeout,
     add_kill_after,
@@ -27,7 +28,7 @@ from crew.worker.in_process import InProcessWorker
 from crew.worker.process import serve
 from crew.worker.runs import Outcome, Run, Task
 from crew.worker.spokesman import speak
-from crew.worker.supervisor import Policy, Supervisor
+from crew.worker.supervisor import Policy, supervise
 from crew_wsgi.debug import load_debugged, reload_on_change
 from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
@@ -174,6 +175,7 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
     add_kill_after(group, DEFAULT_LIMITS.kill_after)
     add_graceful_timeout(group)
+    add_consumer_timeout(group, DEFAULT_LIMITS.consumer_timeout)
     result.add_argument('--debug', action='store_true', help=DEBUG_HELP)
     add_verbosity(result.add_argument_group('log'))
     add_end_with_stdin(result)
@@ -226,11 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queue_type=options.queue_type,
         slots=slots,
         prefetch=options.prefetch or slots,
-        limits=Limits(options.timeout, options.kill_after),
+        limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         name='crew-wsgi-worker',
     )
     policy = Policy(
+        what=f'{options.app} on queue {options.queue} at {", ".join(map(safe_url, urls))}',
         lifeline=0 if options.end_with_stdin else None,
         processes=options.processes,
         slots=slots,
@@ -241,13 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def load_task() -> Task:
         return wsgi_task(load(options), multithread=slots > 1, multiprocess=options.processes > 1)
 
-    supervisor = Supervisor(
+    return supervise(
         policy,
         lambda ties: serve(settings, load_task, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
-    log.info('starting %s on queue %s at %s', options.app, options.queue, ', '.join(map(safe_url, urls)))
-    return supervisor.run()
 
 
 def load(options: argparse.Namespace) -> Application:

@@ -238,10 +238,11 @@ class _Writer:
                     self._function(4, str(name), thing)
 
     def _private_node(self) -> None:
-        module = self._crew['private_node']
-        self._heading(2, 'A private RabbitMQ node', module.path)
-        self._text(_docstring(module), module)
-        self._class(module['PrivateNode'], level=3)
+        for name, title in (('node', 'A private RabbitMQ node'), ('cluster', 'A private RabbitMQ cluster')):
+            module = self._crew[f'private_{name}']
+            self._heading(2, title, module.path)
+            self._text(_docstring(module), module)
+            self._class(module[f'Private{name.title()}'], level=3)
 
     def _class(self, thing: griffe.Class, level: int = 4) -> None:
         self._heading(level, f'`{thing.path if level == 3 else thing.name}`', thing.path)

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from crew.installation import find_server
+from crew.private_cluster import PrivateCluster
 from crew.private_node import PrivateNode
 from tests.stack import Stack
 
@@ -29,6 +30,21 @@ def broker() -> Iterator[PrivateNode]:
 def fresh_broker() -> Iterator[PrivateNode]:
     """A running node for this test alone, which it may stop and start again."""
     yield from _started_node()
+
+
+@pytest.fixture(scope='session')
+def _session_cluster() -> Iterator[PrivateCluster]:
+    if find_server() is None and not os.environ.get('CI'):
+        pytest.skip('rabbitmq-server is not installed')
+    with PrivateCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_session_cluster: PrivateCluster) -> PrivateCluster:
+    """A cluster of three running nodes, which a test may stop; the next test finds them started again."""
+    _session_cluster.start()
+    return _session_cluster
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crew import private_node
+from crew import household, private_node
 from crew.exceptions import NodeError
 from crew.private_node import PrivateNode
 from tests.waiting import wait_until
@@ -101,13 +101,15 @@ def test_nothing_is_left_when_the_owner_is_killed_while_it_starts(broker: Privat
 def test_another_port_is_taken_when_a_port_is_lost_to_somebody_else(
     broker: PrivateNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pick_ports = private_node._pick_ports
+    pick_ports = household.pick_ports
     with socket.create_server(('127.0.0.1', 0)) as somebody:
         taken = somebody.getsockname()[1]
-        choices = iter([[*pick_ports(2), taken]])
-        monkeypatch.setattr(private_node, '_pick_ports', lambda count: next(choices, None) or pick_ports(count))
+        for_epmd, for_node = iter([[taken]]), iter([[*pick_ports(1), taken]])
+        monkeypatch.setattr(household, 'pick_ports', lambda count: next(for_epmd, None) or pick_ports(count))
+        monkeypatch.setattr(private_node, 'pick_ports', lambda count: next(for_node, None) or pick_ports(count))
         with PrivateNode() as node:
             assert node.alive() and node.port != taken
+        assert not [*for_epmd, *for_node]
         with pytest.raises(NodeError, match=f'port {taken} is taken'):
             PrivateNode(port=taken).start()
 

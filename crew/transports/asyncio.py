@@ -6,6 +6,7 @@ This is the one module that knows pika's classes; foreign exceptions become ours
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 import struct
@@ -54,6 +55,9 @@ NOT_FOUND = 404
 HEADER_FRAME = 2
 _FRAME_HEAD = struct.Struct('>BHL')
 _BODY_SIZE = struct.Struct('>Q')
+
+#: What RabbitMQ says in a 530 of a virtual host or a user that has all the connections it may have.
+_LIMIT = re.compile(r'(user )?connection limit \(\d+\)')
 
 
 def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
@@ -427,9 +431,7 @@ class AsyncioChannel:
     def _closed_by(self, error: BaseException) -> None:
         reason: Exception
         if isinstance(error, ChannelClosedByBroker) and error.reply_code in REFUSALS:
-            # RabbitMQ words it so when a queue or exchange is declared anew with another argument, type or durability.
-            hint = '; delete it or use another name' if 'inequivalent arg' in error.reply_text else ''
-            reason = BrokerRefused(f'{_words(error)}{hint}')
+            reason = BrokerRefused(f'{_words(error)}{_hint(error.reply_text)}')
         else:
             reason = ConnectionError(f'the channel was closed: {_words(error)}')
         reason.__cause__ = error
@@ -536,6 +538,9 @@ def _open_error(error: BaseException, url: str) -> Exception:
         result = ConnectionError(tls_line)
     elif isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
         result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
+    elif isinstance(error, ProbableAccessDeniedError) and (limit := _LIMIT.search(str(error))):
+        # 530 like the next, but somebody may leave, or the operator allow more.
+        result = ConnectionError(f'the broker at {where} takes no more connections: {limit[0]} is reached')
     elif isinstance(error, ProbableAccessDeniedError) or (
         isinstance(error, ConnectionClosedByBroker) and error.reply_code in REFUSALS
     ):
@@ -555,6 +560,16 @@ def _innermost(error: BaseException) -> BaseException:
     wrapped = [*getattr(error, 'args', ()), getattr(error, 'exception', None), *getattr(error, 'exceptions', ())]
     inner = next((each for each in reversed(wrapped) if isinstance(each, BaseException)), None)
     return error if inner is None else _innermost(inner)
+
+
+def _hint(refusal: str) -> str:
+    """Return what to do about a refusal, by the broker's words for it."""
+    # A queue or exchange is declared anew with another argument, type or durability.
+    if 'inequivalent arg' in refusal:
+        return '; delete it or use another name'
+    if 'delivery acknowledgement' in refusal:
+        return '; a worker must know of a consumer_timeout that is not the default, by --consumer-timeout'
+    return ''
 
 
 def _words(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from crew import logs
 from crew.options import (
     Parser,
+    add_consumer_timeout,
     add_end_with_stdin,
     add_graceful_timeout,
     add_kill_after,
@@ -28,7 +29,7 @@ from crew.worker.process import CannotStart, serve
 from crew.worker.registry import Registry, tasks
 from crew.worker.runs import Task
 from crew.worker.spokesman import speak
-from crew.worker.supervisor import Policy, Supervisor
+from crew.worker.supervisor import Policy, supervise
 from crew.worker.tasks import registered_task
 
 __all__ = ['parser', 'run', 'terms']
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     limits.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the caller says')
     add_kill_after(limits, Limits().kill_after)
     add_graceful_timeout(limits)
+    add_consumer_timeout(limits, Limits().consumer_timeout)
     result.add_argument(
         '--accept',
         action='append',
@@ -92,7 +94,8 @@ def run(**settings: Any) -> None:
     """Be a worker: parse the command line, and run the tasks of this process until told to end by SIGTERM or SIGINT.
 
     To be called at the end of a script that has defined its tasks with :class:`crew.worker.Task`, or imported them. The
-    main process watches one or several worker processes and replaces those that die or hang.
+    main process watches one or several worker processes and replaces those that die or hang. On SIGHUP it replaces them
+    by new ones that run the script from its beginning, so with its code as it is then.
 
     Args:
         settings: become ``context.settings``. They are made before the worker processes are forked: use
@@ -148,12 +151,13 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         queue_type=options.queue_type,
         slots=slots,
         prefetch=slots,
-        limits=Limits(options.timeout, options.kill_after),
+        limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         publishes=True,
         name='crew-worker',
     )
     policy = Policy(
+        what=f'{len(tasks)} tasks at {", ".join(map(safe_url, urls))}',
         lifeline=0 if options.end_with_stdin else None,
         processes=options.forks,
         slots=slots,
@@ -161,13 +165,11 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         graceful_timeout=options.graceful_timeout,
     )
     load = _loader(options, values)
-    supervisor = Supervisor(
+    return supervise(
         policy,
         lambda ties: serve(consumer, load, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
-    log.info('starting %d tasks at %s', len(tasks), ', '.join(map(safe_url, urls)))
-    return supervisor.run()
 
 
 def _loader(options: argparse.Namespace, values: Mapping[str, Any]) -> Callable[[], Task]:

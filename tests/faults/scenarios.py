@@ -1,9 +1,9 @@
 """What a scenario is, and the list of all of them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.faults.account import Expectation
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ['Scenario', 'all_scenarios', 'scenario']
 
 #: Where scenarios are, in the order of the table.
-MODULES = ('workers',)
+MODULES = ('workers', 'fronts', 'deploys', 'broker', 'network', 'clients', 'overload')
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Scenario:
         play: does it.
         expectation: what it may cost.
         own_broker: whether it needs a broker that nobody else uses, because it breaks it.
+        node: with which arguments that broker is made; see :class:`crew.private_node.PrivateNode`.
         short: whether it is part of the ordinary tests.
         text: what it shows, from its docstring.
     """
@@ -35,6 +36,7 @@ class Scenario:
     own_broker: bool = False
     short: bool = False
     text: str = field(default='')
+    node: Mapping[str, Any] = field(default_factory=dict)
 
 
 _scenarios: list[Scenario] = []
@@ -49,6 +51,7 @@ def scenario(
     recovers: float = 5.0,
     unanswered: bool = False,
     own_broker: bool = False,
+    node: Mapping[str, Any] | None = None,
     short: bool = False,
 ) -> 'Callable[[Callable[[Stage], None]], Callable[[Stage], None]]':
     """Enter a function into the list; see :class:`Scenario` and :class:`~tests.faults.account.Expectation`."""
@@ -56,7 +59,8 @@ def scenario(
     def enter(play: 'Callable[[Stage], None]') -> 'Callable[[Stage], None]':
         expectation = Expectation(frozenset(statuses), longest, recovers, unanswered, frozenset(doomed))
         text = ' '.join((play.__doc__ or '').split())
-        _scenarios.append(Scenario(name, play, expectation, own_broker, short, text))
+        own = own_broker or node is not None
+        _scenarios.append(Scenario(name, play, expectation, own, short, text, node or {}))
         return play
 
     return enter

@@ -9,8 +9,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlencode
 
 from crew.exceptions import NodeError
@@ -46,20 +47,25 @@ class Stage:
         self.fronts: list[Front] = []
         self.workers: list[Worker] = []
         self._seed = seed
-        self._directory = directory
+        self.directory = directory
         self._doomed = 0
+        self._asking: list[Thread] = []
+        #: What else is to be closed when the scenario is over.
+        self.at_close = contextlib.ExitStack()
 
     # Starting
 
-    def front(self, *arguments: str) -> Front:
-        """Start a front, wait until it is ready, and let clients know of it."""
-        front = self.stack.front(*arguments).await_ready()
+    def front(self, *arguments: str, files: Sequence[int] = ()) -> Front:
+        """Start a front, wait until it is ready, and let clients know of it; ``files`` of ours are its own, too."""
+        front = self.stack.front(*arguments, files=files).await_ready()
         self.fronts.append(front)
         return front
 
-    def worker(self, *arguments: str, processes: int = 1, env: dict[str, str] | None = None) -> Worker:
+    def worker(
+        self, *arguments: str, processes: int = 1, env: dict[str, str] | None = None, app: str = 'accounted:app'
+    ) -> Worker:
         """Start a worker with the application that keeps accounts, and wait until it is ready."""
-        worker = self.stack.worker('accounted:app', '--processes', str(processes), *arguments, env=env)
+        worker = self.stack.worker(app, '--processes', str(processes), *arguments, env=env)
         self.workers.append(worker.await_ready(processes))
         return worker
 
@@ -84,32 +90,53 @@ class Stage:
             yield
             self._await_calm()
         finally:
-            if not load.stop(self.account.expectation.longest + 5):
+            patience = self.account.expectation.longest + 5
+            for thread in self._asking:
+                thread.join(patience)
+            if not load.stop(patience) or any(thread.is_alive() for thread in self._asking):
                 self.complain('clients still wait for answers')
 
-    def doom(self, method: str, do: str, **query: object) -> 'Exchange':
+    def doom(self, method: str, do: str, **query: object) -> Exchange:
         """Make one request that brings a fault with it; it is part of the account. Returns when it is answered."""
+        exchange = self._doomed_exchange(method)
+        self._ask(exchange, do, query)
+        return exchange
+
+    def doom_later(self, method: str, do: str, **query: object) -> Exchange:
+        """As :meth:`doom`, in a thread of its own; returns at once. :meth:`load` waits for the answer."""
+        exchange = self._doomed_exchange(method)
+        thread = Thread(target=self._ask, args=(exchange, do, query), daemon=True)
+        self._asking.append(thread)
+        thread.start()
+        return exchange
+
+    def _doomed_exchange(self, method: str) -> Exchange:
         self._doomed += 1
-        exchange = Exchange(f'doomed-{self._doomed}', method, time.monotonic(), doomed=True)
+        return Exchange(f'doomed-{self._doomed}', method, time.monotonic(), doomed=True)
+
+    def _ask(self, exchange: Exchange, do: str, query: Mapping[str, object]) -> None:
         target = '/?' + urlencode({'id': exchange.id, 'do': do, **query})
-        connection = http.client.HTTPConnection('127.0.0.1', self.fronts[0].port, timeout=120)
+        connection = http.client.HTTPConnection('127.0.0.1', self._a_front().port, timeout=120)
         try:
-            connection.request(method, target)
+            connection.request(exchange.method, target)
             response = connection.getresponse()
             answer = response.read()
             exchange.status = response.status
-            if response.status == 200 and answer.split()[:2] != [
-                exchange.id.encode(),
-                hashlib.sha1(b'').hexdigest().encode(),
-            ]:
-                exchange.wrong = f'a wrong answer: {answer[:80]!r}'
+            expected = f'{exchange.id} {hashlib.sha1(b"").hexdigest()} '.encode()
+            if 'stream' in query:
+                pieces = range(int(str(query['stream'])))
+                expected = b''.join(f'{exchange.id} {number}\n'.encode().ljust(10_000, b'.') for number in pieces)
+            if response.status == 200 and not answer.startswith(expected):
+                exchange.wrong = f'a wrong answer of {len(answer)} bytes: {answer[:80]!r}'
         except (OSError, http.client.HTTPException):
             exchange.status = 0
         finally:
             connection.close()
         exchange.ended = time.monotonic()
         self.account.exchanges.append(exchange)
-        return exchange
+
+    def _a_front(self) -> Front:
+        return next(front for front in self.fronts if front.alive())
 
     # Breaking
 
@@ -171,6 +198,7 @@ class Stage:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGCONT)
         self.stack.close()
+        self.at_close.close()
 
     def _check_broker(self) -> None:
         try:
@@ -220,7 +248,7 @@ def play(scenario: Scenario, seed: str, shared_broker: Callable[[], PrivateNode]
     """
     directory = Path(tempfile.mkdtemp(prefix='crew-faults-')) if keep is None else keep
     directory.mkdir(parents=True, exist_ok=True)
-    own = PrivateNode() if scenario.own_broker else None
+    own = PrivateNode(**scenario.node) if scenario.own_broker else None
     try:
         if own is not None:
             own.start()
