@@ -188,14 +188,11 @@ class Consumer:
     async def _set_up(self, connection: Connection) -> None:
         settings = self._settings
         self._connection = connection
-        channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
         queues = [topology.task_queue(terms.task, settings.queue_type) for terms in settings.queues]
+        exchanges = [topology.DEAD_LETTERS, *([topology.PUBLICATIONS] if settings.publishes else [])]
+        await connection.ensure(*exchanges, *queues)
+        channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
         inbox = topology.inbox()
-        await channel.declare(topology.DEAD_LETTERS)
-        if settings.publishes:
-            await channel.declare(topology.PUBLICATIONS)
-        for queue in queues:
-            await channel.declare(queue)
         await channel.declare(inbox)
         await channel.consume(inbox.name, self._told, no_ack=True)
         # A call that comes while the other queues are being consumed may hold the interpreter: then it is too late.
