@@ -16,13 +16,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from crew import logs
 from crew.exceptions import BrokerRefused
 from crew.transports.threads import start_native
 from crew.worker.consumer import Consumer, Settings
-from crew.worker.runs import OnFinished, Runner, Task
+from crew.worker.runs import GAVE_UP, OnFinished, Runner, Task, out_of_memory
 from crew.worker.threads import ThreadRunner
 from crew.worker.ties import Ties
 
@@ -35,9 +35,6 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 #: Exit code: what this process was told to run cannot be had, and the reason has been printed.
 CANNOT_START = 4
-
-#: Exit code: a task would not end, so the process did.
-GAVE_UP = 70
 
 
 class CannotStart(Exception):
@@ -130,6 +127,18 @@ class _ConnectionThread:
         loop.add_reader(signals, on_signal)
         loop.add_reader(ties.lifeline, on_lifeline)
         consumer = Consumer(self._settings, self._make_runner, ties.clock)
+
+        def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            if not isinstance(context.get('exception'), MemoryError):
+                loop.default_exception_handler(context)
+                return
+            # Whatever this thread was about to do has not been done, and nobody knows what it was.
+            try:
+                consumer.give_up('there is no memory left for its connection')
+            except MemoryError:
+                out_of_memory()
+
+        loop.set_exception_handler(on_exception)
         return 0 if await consumer.run(stop) else GAVE_UP
 
 
