@@ -38,8 +38,8 @@ PAGE = os.sysconf('SC_PAGE_SIZE')
 def soak(stage: Stage) -> None:
     """Processes, workers, fronts and the broker are killed, stopped, replaced, cut off, slowed down; ten minutes.
 
-    A front and two workers are spared. They do not grow after the first minute, and have no more files and threads in the end than before;
-    there are as many queues and consumers as processes.
+    A front and two workers are spared. They do not grow after the first minute, and have no more files and threads in
+    the end than in the beginning; there are as many queues and consumers as processes.
     """
     mix = _Mix(stage)
     wait_until(lambda: mix.is_whole(), 10, 'all queues')
