@@ -7,6 +7,7 @@ there to stop a task that hangs, so the process finishes what it runs and ends t
 
 import asyncio
 import atexit
+import contextlib
 import faulthandler
 import importlib
 import logging
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from crew import logs
@@ -61,7 +62,8 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     try:
         if settings.slots > ties.clock.slots:
             raise CannotStart('more calls are to run at once than the supervisor knows of: start the worker anew')
-        task = load()
+        with _kept_signals():
+            task = load()
     except CannotStart as error:
         ties.clock.set_reason(str(error))
         log.error('%s', error)
@@ -161,6 +163,21 @@ def _watch_signals() -> int:
     # What was sent since the fork arrives now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return reading
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Take back the signals that an application makes its own as it is loaded: its handlers would end what runs."""
+    ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    yield
+    for number, handler in ours.items():
+        if signal.getsignal(number) is not handler:
+            log.warning('the application handles %s itself; a worker does without that: use atexit', number.name)
+            signal.signal(number, handler)
+    # An event loop that the application has run leaves none.
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 
 def _shield_forks() -> None:

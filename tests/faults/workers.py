@@ -355,7 +355,6 @@ def handle_signals(stage: Stage) -> None:
     stage.front()
     env = {'HANDLES_SIGNALS': 'yes'}
     stage.worker('--threads', '2', env=env)
-    with stage.load(settle=0.3):
-        with stage.fault():
-            stage.worker('--threads', '2', env=env)
-            stage.check(stage.workers[0].terminate() == 0, 'a worker has abandoned something')
+    with stage.load(settle=0.3), stage.fault():
+        stage.worker('--threads', '2', env=env)
+        stage.check(stage.workers[0].terminate() == 0, 'a worker has abandoned something')
