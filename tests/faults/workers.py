@@ -9,7 +9,6 @@ from pathlib import Path
 from tests.faults.account import IDEMPOTENT
 from tests.faults.scenarios import scenario
 from tests.faults.stage import Stage
-from tests.stack import children_of
 from tests.waiting import wait_until
 
 #: For how long a run may hang, and then its process, where they do.
@@ -164,7 +163,9 @@ def forked(stage: Stage) -> None:
     with stage.load():
         stage.doom('POST', 'fork')
         pid = next(int(line.split()[2]) for line in stage.stack.runs if line.startswith('doomed'))
-        (child,) = children_of(pid)
+        # A list for each thread that has forked.
+        tasks = Path(f'/proc/{pid}/task').iterdir()
+        (child,) = (int(child) for task in tasks for child in (task / 'children').read_text().split())
         with stage.fault():
             os.kill(pid, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
