@@ -12,6 +12,7 @@ from crew import codec, topology
 from crew.calls import Action, Calls, Part, Settle, Tell
 from crew.envelope import Envelope
 from crew.exceptions import Blocked, BrokerRefused, ConnectionError, CrewError, ProtocolError, Unroutable
+from crew.line import Line
 from crew.messages import Call, Chunk, Credit, Reply, Stop
 from crew.topology import Queue
 from crew.transports.alarm import Alarm
@@ -81,13 +82,26 @@ class Caller:
         return len(self._calls)
 
     @property
+    def forgotten(self) -> int:
+        """How many calls with a line are in a queue still, though they were cancelled: no worker has dropped them."""
+        return self._calls.forgotten(self._loop.time())
+
+    @property
     def reply_to(self) -> str:
         """The reply queue of the connection in use, or empty."""
         return self._link.reply_to if self._link is not None else ''
 
     # Calling
 
-    def send(self, call: Call, queue: str, on_settled: OnSettled, *, idempotent: bool = False) -> None:
+    def send(
+        self,
+        call: Call,
+        queue: str,
+        on_settled: OnSettled,
+        *,
+        idempotent: bool = False,
+        line: Line | None = None,
+    ) -> None:
         """Send a call into a shared queue now, or say why not.
 
         Args:
@@ -95,6 +109,7 @@ class Caller:
             queue: the shared queue's name.
             on_settled: called once with the reply, or with the error that took its place; never from within this call.
             idempotent: whether it may run a second time when its worker dies.
+            line: of those that wait in the same queue, if they are to be counted.
 
         Raises:
             ConnectionError: there is no connection; nothing was sent.
@@ -109,7 +124,9 @@ class Caller:
             raise ValueError('a call that is waited for needs an expiration')
         envelope = codec.encode_call(call if call.reply_to == link.reply_to else replace(call, reply_to=link.reply_to))
         now = self._loop.time()
-        self._calls.add(call.correlation_id, on_settled, expiration=call.expiration, idempotent=idempotent, now=now)
+        self._calls.add(
+            call.correlation_id, on_settled, expiration=call.expiration, idempotent=idempotent, now=now, line=line
+        )
         link.channel.publish(envelope, queue, mandatory=True)
         self._set_alarm()
 
@@ -219,13 +236,11 @@ class Caller:
 
     async def prepare(self, connection: Connection) -> None:
         """Set up a new connection: a reply queue under a new name, and what waits is sent."""
+        await connection.ensure(topology.DEAD_LETTERS, *self._queues)
         channel = await connection.open_channel(on_return=self._returned)
-        await channel.declare(topology.DEAD_LETTERS)
-        for queue in self._queues:
-            await channel.declare(queue)
         replies = topology.reply_queue()
         await channel.declare(replies)
-        await channel.declare(topology.dead_letter_binding(replies.name))
+        await self._bind_dead_letters(connection, replies.name)
         # Without acks: what is lost with this process is of no use to another.
         await channel.consume(replies.name, self._arrived, no_ack=True)
         link = _Link(connection, channel, replies.name)
@@ -233,6 +248,17 @@ class Caller:
         self._calls.reply_to = replies.name
         self._link = link
         self._send_unsent(link)
+
+    @staticmethod
+    async def _bind_dead_letters(connection: Connection, replies: str) -> None:
+        # On a channel of its own, which the broker closes if we may not. Who may, can hear those of others, too.
+        channel = await connection.open_channel(on_closed=lambda reason: None)
+        try:
+            await channel.declare(topology.dead_letter_binding(replies))
+        except BrokerRefused as error:
+            log.warning('calls that expire are told by our own clock, a second later: %s', error)
+            return
+        await channel.close()
 
     def _on_blocked(self, link: _Link, blocked: bool) -> None:
         link.blocked = blocked
@@ -268,7 +294,6 @@ class Caller:
         if isinstance(message, Reply) and message.correlation_id not in self._calls:
             self._counters.late += 1
             log.debug('the reply to call %s came too late', message.correlation_id)
-            return
         self._do(self._calls.receive(message, now=self._loop.time(), wall=time.time()))
 
     def _returned(self, envelope: Envelope, routing_key: str) -> None:
