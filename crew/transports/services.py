@@ -141,7 +141,9 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
         self._loop = loop
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
+        self._late: list[Callable[[], None]] = []
+        self._flushing = False
         self._heard = False
         self.reason: Exception | None = None
 
@@ -179,17 +181,41 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._pending.clear()
+        self._late.clear()
         self.reason = self.reason or exc
         self._protocol.connection_lost(self.reason)
 
     # To the socket
 
     def write(self, data: bytes) -> None:
-        if not self._pending:
-            self._loop.call_soon(self._flush)
+        if not self._flushing:
+            self._flush_soon()
         self._pending.append(data)
 
+    def write_pieces(self, first: bytes, rest: list[bytes | memoryview]) -> None:
+        """Write a message of many pieces."""
+        if not self._flushing:
+            self._flush_soon()
+        self._pending.append(first)
+        self._pending += rest
+
+    def flush_later(self, work: Callable[[], None]) -> None:
+        """Have something called that writes, when this turn of the loop ends."""
+        if not self._flushing:
+            self._flush_soon()
+        self._late.append(work)
+
+    def _flush_soon(self) -> None:
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        late, self._late = self._late, []
+        try:
+            for work in late:
+                work()
+        finally:
+            self._flushing = False
         if self._transport is not None and self._pending:
             data = b''.join(self._pending)
             self._pending.clear()
