@@ -33,11 +33,14 @@ from crew.options import (
 )
 from crew.transports.addresses import DEFAULT_URL
 from crew_wsgi.forwarded import Network, Proxies, read_networks
-from crew_wsgi.handler import NO_PROXIES, Handler, Limits, Server
+from crew_wsgi.handler import Handler
 from crew_wsgi.http1 import Connection, Exchange, HttpServer, Times
+from crew_wsgi.intake import NO_PROXIES
+from crew_wsgi.limits import Limits
 from crew_wsgi.options import add_broker
 from crew_wsgi.problems import Problem
 from crew_wsgi.routes import Route, Routes, read_route, read_table
+from crew_wsgi.server import Server
 from crew_wsgi.sockets import describe, inherited_sockets, open_sockets
 
 if sys.version_info >= (3, 11):
@@ -48,6 +51,12 @@ else:
 __all__ = ['Front', 'main']
 
 log = logging.getLogger('crew_wsgi.front')
+
+#: How long who connects waits for the front's own first connection to the broker, rather than hear 503, in seconds.
+CONNECTED_WITHIN = 1.0
+
+#: How long an idle connection may bring one more request when the front ends, in seconds.
+LAST_REQUEST_WITHIN = 1.0
 
 
 class Request(Handler):
@@ -98,27 +107,37 @@ class Front:
         self._requests[connection] = request
         return request
 
-    def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections, and connect to the broker."""
-        self._http.add_sockets(sockets)
+    def connect(self) -> None:
+        """Connect to the broker."""
         self._engine.start()
 
-    async def stop(self, graceful_timeout: float) -> bool:
+    def accept(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections."""
+        self._http.add_sockets(sockets)
+
+    async def stop(self, graceful_timeout: float, last_request_within: float = LAST_REQUEST_WITHIN) -> bool:
         """Accept nothing more, let what is in flight finish, close.
 
         Args:
             graceful_timeout: how long that may take, in seconds.
+            last_request_within: how long an idle connection may bring one more request. Its client may be sending that
+                just now, and would not know whether it has been run.
 
         Returns:
             Whether everything in flight was answered.
         """
+        deadline = time.monotonic() + graceful_timeout
+        # What waits to be accepted would be reset.
+        await asyncio.sleep(0)
         self._http.stop()
+        self._server.draining = True
+        await self._http.wait_closed(min(last_request_within, graceful_timeout))
         draining = asyncio.ensure_future(self._server.drain())
         await asyncio.sleep(0)
         for connection, request in list(self._requests.items()):
             if not request.started:
                 connection.stream.close()
-        await asyncio.wait({draining}, timeout=graceful_timeout)
+        await asyncio.wait({draining}, timeout=max(0.0, deadline - time.monotonic()))
         abandoned = len(self._server.open)
         if abandoned:
             log.error('%d requests are abandoned: they did not end in time', abandoned)
@@ -150,16 +169,20 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
     stop, stop_now = _watch_signals()
     if options.end_with_stdin:
         _watch_stdin(stop)
-    front.listen(sockets)
+    front.connect()
     for each in sockets:
         log.info('listening on %s', describe(each, tls=tls is not None))
-    refused = asyncio.ensure_future(engine.wait_ready())
+    connected: asyncio.Future[Any] = asyncio.ensure_future(engine.wait_ready())
     stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({refused, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if refused.done():
-        refused.result()
+    either = {connected, stopping}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED, timeout=CONNECTED_WITHIN)
+    if not connected.done() or connected.exception() is None:
+        front.accept(sockets)
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if connected.done():
+        connected.result()
         await stopping
-    refused.cancel()
+    connected.cancel()
     log.info('told to end: answering what is in flight, for at most %g s', options.graceful_timeout)
     ending: asyncio.Future[Any] = asyncio.ensure_future(front.stop(options.graceful_timeout))
     now: asyncio.Future[Any] = asyncio.ensure_future(stop_now.wait())

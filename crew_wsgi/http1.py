@@ -154,6 +154,11 @@ class HttpServer(TCPServer):
         self._connections[connection] = serving
         serving.add_done_callback(lambda _: self._connections.pop(connection, None))
 
+    async def wait_closed(self, timeout: float) -> None:
+        """Wait until no connection is open, for at most ``timeout`` seconds."""
+        if self._connections:
+            await asyncio.wait(self._connections.values(), timeout=timeout)
+
     async def close_all_connections(self) -> None:
         """Close all connections, whatever happens on them."""
         for connection in self._connections:

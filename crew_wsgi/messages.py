@@ -212,6 +212,6 @@ def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _address(value: Any) -> tuple[str, int]:
-    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], int):
+    if not isinstance(value, list) or len(value) != 2 or type(value[1]) is not int or not 0 <= value[1] < 65536:
         raise ValueError('an address is not a pair of host and port')
     return _text(value[0]), value[1]

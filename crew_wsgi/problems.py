@@ -46,6 +46,7 @@ class Problem:
 TOO_MANY = Problem(503, 'connection_limit_reached', 'Too many requests are in flight.', 1)
 NOT_FOUND = Problem(404, 'destination_not_found', 'There is no application for this host and path.')
 UNAVAILABLE = Problem(503, 'destination_unavailable', 'The queue cannot be reached now.', 5)
+UNKNOWN = Problem(504, 'http_response_timeout', 'Neither queue nor worker has answered in time; the request may have run.')
 
 
 _OFFERS = ('text/plain', 'text/html', 'application/problem+json', 'application/json')
@@ -56,11 +57,19 @@ def bad_request(detail: str, status: int = 400) -> Problem:
     return Problem(status, 'http_request_error', detail)
 
 
-def problem_of(error: CrewError) -> Problem:
-    """Return what a client is told when its call ended in ``error``; docs/architecture.md has the table."""
+def problem_of(error: CrewError, *, idempotent: bool = True) -> Problem:
+    """Return what a client is told when its call ended in ``error``; docs/architecture.md has the table.
+
+    Args:
+        error: what it ended in.
+        idempotent: whether it does no harm to send the request again though it has run.
+    """
     if isinstance(error, Unroutable):
         return Problem(503, 'destination_unavailable', 'There is no queue for this application.', 5)
     if isinstance(error, ExpirationError):
+        # Without a dead letter nobody knows: a worker may have run it whose word did not get here.
+        if error.time is None and not idempotent:
+            return UNKNOWN
         return Problem(503, 'destination_unavailable', 'No worker took the request in time.', 5)
     if isinstance(error, TimeoutError):
         return Problem(504, 'http_response_timeout', 'The application did not answer in time.')

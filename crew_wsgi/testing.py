@@ -25,7 +25,7 @@ from crew.transports.threads import LoopThread
 from crew.worker.deliveries import Limits as RunLimits
 from crew_wsgi.front import Front
 from crew_wsgi.gateway import Application
-from crew_wsgi.handler import Limits
+from crew_wsgi.limits import Limits
 from crew_wsgi.routes import Route, Routes
 from crew_wsgi.worker import in_process
 
@@ -45,7 +45,7 @@ class Bridge:
         url: the broker.
         threads: how many requests run at once.
         queue: the id of the application.
-        limits: what the front allows a request (:class:`crew_wsgi.handler.Limits`).
+        limits: what the front allows a request (:class:`crew_wsgi.limits.Limits`).
 
     Attributes:
         port: where it listens on 127.0.0.1, once it is started.
@@ -122,12 +122,13 @@ class Bridge:
         self._front = Front(engine, Routes([Route(self._id)]), self._limits)
         sockets = netutil.bind_sockets(0, '127.0.0.1')
         self.port = sockets[0].getsockname()[1]
-        self._front.listen(sockets)
+        self._front.connect()
         await engine.wait_ready()
+        self._front.accept(sockets)
 
     async def _stop(self) -> None:
         if self._front is not None:
-            await self._front.stop(5.0)
+            await self._front.stop(5.0, last_request_within=0.0)
 
     def __enter__(self: B) -> B:
         self.start()

@@ -27,7 +27,7 @@ from crew.worker.in_process import InProcessWorker
 from crew.worker.process import serve
 from crew.worker.runs import Outcome, Run, Task
 from crew.worker.spokesman import speak
-from crew.worker.supervisor import Policy, Supervisor
+from crew.worker.supervisor import Policy, supervise
 from crew_wsgi.debug import load_debugged, reload_on_change
 from crew_wsgi.environ import build_environ
 from crew_wsgi.gateway import Application, run_application
@@ -231,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name='crew-wsgi-worker',
     )
     policy = Policy(
+        what=f'{options.app} on queue {options.queue} at {", ".join(map(safe_url, urls))}',
         lifeline=0 if options.end_with_stdin else None,
         processes=options.processes,
         slots=slots,
@@ -241,13 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def load_task() -> Task:
         return wsgi_task(load(options), multithread=slots > 1, multiprocess=options.processes > 1)
 
-    supervisor = Supervisor(
+    return supervise(
         policy,
         lambda ties: serve(settings, load_task, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
-    log.info('starting %s on queue %s at %s', options.app, options.queue, ', '.join(map(safe_url, urls)))
-    return supervisor.run()
 
 
 def load(options: argparse.Namespace) -> Application:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,9 @@ APPS = Path(__file__).parent / 'apps'
 class Process:
     """One command of ours, its log in a file."""
 
-    def __init__(self, module: str, arguments: list[str], log: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, module: str, arguments: list[str], log: Path, env: dict[str, str], files: Sequence[int] = ()
+    ) -> None:
         self.log = log
         with log.open('wb') as output:
             self._popen = subprocess.Popen(
@@ -30,6 +32,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **env},
+                pass_fds=files,
             )
 
     @property
@@ -167,9 +170,15 @@ class Stack:
         self._directory = directory
         self._processes: list[Process] = []
 
-    def front(self, *arguments: str) -> Front:
-        """Start a front on a free port; wait until it is ready with :meth:`Front.await_ready`."""
-        return self._start(Front, 'crew_wsgi.front', ['--port', '0', *self._queue_arguments(), *arguments])
+    def front(self, *arguments: str, files: Sequence[int] = ()) -> Front:
+        """Start a front on a free port; wait until it is ready with :meth:`Front.await_ready`.
+
+        Args:
+            arguments: more of its command line.
+            files: open files that it gets from us.
+        """
+        command = ['--port', '0', *self._queue_arguments(), *arguments]
+        return self._start(Front, 'crew_wsgi.front', command, files=files)
 
     def worker(self, app: str, *arguments: str, env: dict[str, str] | None = None) -> Worker:
         """Start a worker with an application of ``tests/apps``, as ``module:attribute``."""
@@ -190,9 +199,16 @@ class Stack:
     def _queue_arguments(self) -> list[str]:
         return ['--amqp-url', self.amqp_url, '--queue', self.queue]
 
-    def _start(self, kind: type[P], module: str, arguments: list[str], env: dict[str, str] | None = None) -> P:
+    def _start(
+        self,
+        kind: type[P],
+        module: str,
+        arguments: list[str],
+        env: dict[str, str] | None = None,
+        files: Sequence[int] = (),
+    ) -> P:
         log = self._directory / f'{module}-{len(self._processes)}.log'
-        process = kind(module, arguments, log, {'RUNS': str(self._directory / 'runs'), **(env or {})})
+        process = kind(module, arguments, log, {'RUNS': str(self._directory / 'runs'), **(env or {})}, files)
         self._processes.append(process)
         return process
 

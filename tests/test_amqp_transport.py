@@ -87,6 +87,17 @@ def test_a_broker_that_refuses_says_so_without_the_password(broker: PrivateNode,
     assert '127.0.0.1' in str(refused.value)
 
 
+def test_a_limit_of_connections_may_be_over_soon(broker: PrivateNode) -> None:
+    broker.ctl('add_vhost', 'full')
+    try:
+        broker.ctl('set_permissions', '--vhost', 'full', 'guest', '', '', '')
+        broker.ctl('set_vhost_limits', '--vhost', 'full', '{"max-connections": 0}')
+        with pytest.raises(ConnectionError, match=r'takes no more connections: connection limit \(0\) is reached'):
+            asyncio.run(dial(broker.url.replace('%2F', 'full')))
+    finally:
+        broker.ctl('delete_vhost', 'full')
+
+
 def test_nobody_there_and_nobody_answering_are_connection_errors() -> None:
     with socket.create_server(('127.0.0.1', 0)) as silent:
         port = silent.getsockname()[1]

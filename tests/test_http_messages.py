@@ -177,6 +177,12 @@ def test_a_request_with_a_field_of_another_kind_is_a_protocol_error(field: str, 
         decode_request(message({**REQUEST, field: value}))
 
 
+@pytest.mark.parametrize('port', [-1, 65536, 10**400, True, 80.0, '80', None])
+def test_a_port_that_cannot_be_is_a_protocol_error(port: Any) -> None:
+    with pytest.raises(ProtocolError):
+        decode_request(message({**REQUEST, 'client': ['192.0.2.1', port]}))
+
+
 # A front without routes says nothing of where the application is.
 @pytest.mark.parametrize('field', sorted(REQUEST.keys() - {'root', 'mount'}))
 def test_a_request_that_lacks_a_field_is_a_protocol_error(field: str) -> None:

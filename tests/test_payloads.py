@@ -263,6 +263,19 @@ def test_the_longest_value_is_read() -> None:
     assert len(unpack(pack(bytes(MAX_PAYLOAD), gzip_level=1), HARMLESS)) == MAX_PAYLOAD
 
 
+@pytest.mark.parametrize(('unit', 'most'), [(b'0,', 5_000_000), (b'[],', 2_500_000), (b'{"":0},', 1_250_000)])
+def test_a_small_message_does_not_become_half_a_gigabyte_of_values(unit: bytes, most: int) -> None:
+    payload = Payload(compress(b'[' + unit * most + b'0]', 1), 'application/json', 'gzip')
+    assert len(payload.body) < 100_000
+    with pytest.raises(PayloadError, match='more than 5000000 values'):
+        unpack(payload, HARMLESS)
+
+
+def test_more_values_than_their_reader_takes_are_refused() -> None:
+    with pytest.raises(PayloadError, match='more than 5000000 values'):
+        pack([{'': 0}] * 1_250_001)
+
+
 # Content types
 
 

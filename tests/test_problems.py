@@ -50,6 +50,8 @@ ERRORS: list[tuple[CrewError, int, str]] = [
 PROBLEMS = [TOO_MANY, UNAVAILABLE, *(problem_of(error) for error, _, _ in ERRORS)]
 PROBLEMS += [bad_request('The head is longer than 3 bytes.', status) for status in (400, 408, 413, 431, 501)]
 
+PROBLEMS += [problem_of(ExpirationError(), idempotent=False)]
+
 every_problem = pytest.mark.parametrize('problem', PROBLEMS, ids=lambda problem: f'{problem.status}-{problem.error}')
 
 
@@ -154,3 +156,13 @@ def test_a_page_quotes_what_it_shows() -> None:
 
 def test_plain_text_says_status_and_what_happened() -> None:
     assert respond(TOO_MANY).body == b'503 Service Unavailable\nToo many requests are in flight.\n'
+
+
+@pytest.mark.parametrize(
+    ('error', 'status'),
+    [(ExpirationError(), 504), (ExpirationError(time=1.0), 503), (ExpirationError(reason='maxlen', time=1.0), 503)],
+)
+def test_only_a_dead_letter_proves_that_nothing_was_run(error: ExpirationError, status: int) -> None:
+    assert problem_of(error, idempotent=True).status == 503
+    assert problem_of(error, idempotent=False).status == status
+    assert problem_of(Unroutable('no queue'), idempotent=False).status == 503

@@ -6,6 +6,7 @@ This is the one module that knows pika's classes; foreign exceptions become ours
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 import struct
@@ -59,6 +60,9 @@ T = TypeVar('T')
 # AMQP 0-9-1 reply codes that say: you are set up wrongly; the same attempt later would fail the same way.
 REFUSALS = {403, 406, 530, 540}
 NOT_FOUND = 404
+
+#: What RabbitMQ says in a 530 of a virtual host or a user that has all the connections it may have.
+_LIMIT = re.compile(r'(user )?connection limit \(\d+\)')
 
 
 def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
@@ -633,6 +637,9 @@ def _open_error(error: BaseException, url: str) -> Exception:
         result = ConnectionError(tls_line)
     elif isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
         result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
+    elif isinstance(error, ProbableAccessDeniedError) and (limit := _LIMIT.search(str(error))):
+        # 530 like the next, but somebody may leave, or the operator allow more.
+        result = ConnectionError(f'the broker at {where} takes no more connections: {limit[0]} is reached')
     elif isinstance(error, ProbableAccessDeniedError) or (
         isinstance(error, ConnectionClosedByBroker) and error.reply_code in REFUSALS
     ):

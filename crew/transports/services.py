@@ -6,8 +6,11 @@ company (docs/architecture.md, Speed). Everything else is asyncio's own socket a
 """
 
 import asyncio
+import contextlib
+import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,6 +22,21 @@ __all__ = ['AsyncioServices']
 
 # RFC 8446 §5.1, §6: the record with which a TLS server turns down what is not TLS. No AMQP answer begins so.
 TLS_ALERT = b'\x15\x03'
+
+
+# While a forked child holds a connection open, the broker does not notice that its owner has died.
+_sockets: 'weakref.WeakSet[socket.socket]' = weakref.WeakSet()
+
+
+def _drop_sockets() -> None:
+    for sock in list(_sockets):
+        # Only our end of the number, without a word: the connection is the parent's.
+        with contextlib.suppress(OSError):
+            os.close(sock.detach())
+    _sockets.clear()
+
+
+os.register_at_fork(after_in_child=_drop_sockets)
 
 
 class AsyncioServices(nbio_interface.AbstractIOServices):
@@ -111,6 +129,7 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
     ) -> tuple['_Stream', Any]:
         stream = self._made = _Stream(self._loop, protocol_factory())
         name = server_hostname if ssl_context else None
+        _sockets.add(sock)
         await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
         return stream, stream.get_protocol()
 

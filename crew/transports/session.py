@@ -18,7 +18,8 @@ __all__ = ['Session']
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 15.0
+#: An attempt costs little, and whoever waits for the broker waits up to so much longer than it was away.
+LONGEST_PAUSE = 5.0
 
 #: How long declaring and consuming may take, in seconds.
 PREPARED_WITHIN = 30.0

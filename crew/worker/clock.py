@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 __all__ = ['Clock', 'Record']
 
-_HEADER = struct.Struct('=B256s')
+_HEADER = struct.Struct('=B256sH512s')
+_REASON_AT = struct.calcsize('=B256s')
 _RECORD = struct.Struct('=BBdddH256sH256sH512s')
 _TIMES_AT = struct.calcsize('=BB')
 _TEXT_AT = struct.calcsize('=BBdddH256sH256s')
@@ -44,13 +45,25 @@ class Record:
 class Clock:
     """The records of one worker process; made by the supervisor, written by the process.
 
+    Attributes:
+        LAYOUT: names the way in which it is written.
+        slots: how many calls run at once.
+
     Args:
         slots: how many calls run at once.
+        descriptor: a file of :meth:`size_of` bytes that others may map, too; by default memory that forks share.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._memory = mmap.mmap(-1, _HEADER.size + slots * _RECORD.size)
+    LAYOUT = _HEADER.format + _RECORD.format
+
+    def __init__(self, slots: int, descriptor: int = -1) -> None:
+        self.slots = slots
+        self._memory = mmap.mmap(descriptor, self.size_of(slots))
+
+    @staticmethod
+    def size_of(slots: int) -> int:
+        """Return how many bytes a clock of so many slots takes."""
+        return _HEADER.size + slots * _RECORD.size
 
     def close(self) -> None:
         """Free the memory of this process's view."""
@@ -61,6 +74,11 @@ class Clock:
     def set_inbox(self, inbox: str) -> None:
         """Note where callers reach the process; before the first call can come."""
         struct.pack_into('256s', self._memory, 1, inbox.encode()[:256])
+
+    def set_reason(self, text: str) -> None:
+        """Note why the process cannot start, for a person."""
+        cut = _cut(text)
+        struct.pack_into('=H512s', self._memory, _REASON_AT, len(cut), cut)
 
     def set_ready(self) -> None:
         """Note that the process takes calls."""
@@ -132,9 +150,15 @@ class Clock:
         """The process's private queue."""
         return str(_HEADER.unpack_from(self._memory, 0)[1].rstrip(b'\0').decode('utf-8', 'replace'))
 
+    @property
+    def reason(self) -> str:
+        """Why the process cannot start, as far as it could say; or empty."""
+        size, text = struct.unpack_from('=H512s', self._memory, _REASON_AT)
+        return str(text[:size].decode('utf-8', 'replace'))
+
     def running(self) -> list[Record]:
         """Return what runs now."""
-        records = (self._read(slot) for slot in range(self._slots))
+        records = (self._read(slot) for slot in range(self.slots))
         return [record for record in records if record is not None]
 
     def _read(self, slot: int) -> Record | None:

@@ -28,7 +28,7 @@ from crew.worker.process import CannotStart, serve
 from crew.worker.registry import Registry, tasks
 from crew.worker.runs import Task
 from crew.worker.spokesman import speak
-from crew.worker.supervisor import Policy, Supervisor
+from crew.worker.supervisor import Policy, supervise
 from crew.worker.tasks import registered_task
 
 __all__ = ['parser', 'run', 'terms']
@@ -92,7 +92,8 @@ def run(**settings: Any) -> None:
     """Be a worker: parse the command line, and run the tasks of this process until told to end by SIGTERM or SIGINT.
 
     To be called at the end of a script that has defined its tasks with :class:`crew.worker.Task`, or imported them. The
-    main process watches one or several worker processes and replaces those that die or hang.
+    main process watches one or several worker processes and replaces those that die or hang. On SIGHUP it replaces them
+    by new ones that run the script from its beginning, so with its code as it is then.
 
     Args:
         settings: become ``context.settings``. They are made before the worker processes are forked: use
@@ -154,6 +155,7 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         name='crew-worker',
     )
     policy = Policy(
+        what=f'{len(tasks)} tasks at {", ".join(map(safe_url, urls))}',
         lifeline=0 if options.end_with_stdin else None,
         processes=options.forks,
         slots=slots,
@@ -161,13 +163,11 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         graceful_timeout=options.graceful_timeout,
     )
     load = _loader(options, values)
-    supervisor = Supervisor(
+    return supervise(
         policy,
         lambda ties: serve(consumer, load, ties, gevent=bool(options.gevent)),
         lambda reply_to, accept: speak(urls, reply_to, accept),
     )
-    log.info('starting %d tasks at %s', len(tasks), ', '.join(map(safe_url, urls)))
-    return supervisor.run()
 
 
 def _loader(options: argparse.Namespace, values: Mapping[str, Any]) -> Callable[[], Task]:

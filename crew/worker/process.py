@@ -8,6 +8,7 @@ there to stop a task that hangs, so the process finishes what it runs and ends t
 import asyncio
 import atexit
 import faulthandler
+import importlib
 import logging
 import os
 import signal
@@ -15,23 +16,22 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import IO
+from typing import NoReturn
 
 from crew import logs
 from crew.exceptions import BrokerRefused
 from crew.transports.threads import start_native
-from crew.worker.clock import Clock
 from crew.worker.consumer import Consumer, Settings
 from crew.worker.runs import OnFinished, Runner, Task
 from crew.worker.threads import ThreadRunner
+from crew.worker.ties import Ties
 
-__all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'Ties', 'end', 'serve', 'signal_pipe']
+__all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'end', 'serve', 'signal_pipe']
 
 log = logging.getLogger(__name__)
 
 #: Signals that supervisor and worker processes handle; blocked from a fork until the child has its own handlers.
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 #: Exit code: what this process was told to run cannot be had, and the reason has been printed.
 CANNOT_START = 4
@@ -44,37 +44,29 @@ class CannotStart(Exception):
     """Raised by a loader when there is nothing to run; its text is one line that says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ties:
-    """What binds a worker process to its supervisor.
-
-    Args:
-        clock: shared memory, where the process writes what it runs.
-        lifeline: a pipe's end that reads end-of-file when the supervisor is gone.
-        stacks: a file that the stacks of all threads are written to on ``SIGQUIT``, whatever holds the interpreter.
-    """
-
-    clock: Clock
-    lifeline: int
-    stacks: IO[bytes]
-
-
 def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: bool = False) -> int:
     """Be a worker process until told to end by ``SIGTERM``; return the exit code.
 
     Args:
         settings: see :class:`crew.worker.consumer.Settings`.
         load: returns the task; called in this thread, after monkey-patching when ``gevent``.
-        ties: see :class:`Ties`.
+        ties: see :class:`crew.worker.ties.Ties`.
         gevent: whether runs are greenlets of a patched process instead of threads.
     """
-    signals = _watch_signals()
     faulthandler.register(signal.SIGQUIT, file=ties.stacks, all_threads=True)
+    # What crashes the interpreter writes its stacks there, too; an application that wants them elsewhere says so later.
+    faulthandler.enable(file=ties.stacks, all_threads=True)
+    signals = _watch_signals()
     if gevent:
         _patch()
+    # What was found in a directory before the fork may be older than the code that is to be loaded.
+    importlib.invalidate_caches()
     try:
+        if settings.slots > ties.clock.slots:
+            raise CannotStart('more calls are to run at once than the supervisor knows of: start the worker anew')
         task = load()
     except CannotStart as error:
+        ties.clock.set_reason(str(error))
         log.error('%s', error)
         return CANNOT_START
     logs.restore()
@@ -87,7 +79,7 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     return connection.exit_code
 
 
-def end(code: int) -> None:
+def end(code: int) -> NoReturn:
     """End this process with ``code``, after the usual exit handlers unless a task may still be running.
 
     Never returns, whatever fails: a forked child must not go on in its parent's frames.
@@ -125,9 +117,8 @@ class _ConnectionThread:
 
         def on_signal() -> None:
             for number in os.read(signals, 64):
-                if number == signal.SIGTERM and stop.is_set():
-                    log.warning('told to end at once')
-                    end(GAVE_UP)
+                # A second one means nothing: systemd tells the whole family to end, and so does the supervisor. To end
+                # at once is the supervisor's word, and SIGKILL.
                 if number == signal.SIGTERM:
                     stop.set()
 
@@ -155,8 +146,8 @@ def signal_pipe(numbers: Iterable[signal.Signals]) -> int:
 
 
 def _watch_signals() -> int:
-    # A terminal sends Ctrl-C to every process; the supervisor decides what it means.
-    reading = signal_pipe((signal.SIGTERM, signal.SIGINT))
+    # A terminal sends Ctrl-C and its end to every process; the supervisor decides what they mean.
+    reading = signal_pipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     _shield_forks()
     # What was sent since the fork arrives now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -165,11 +156,12 @@ def _watch_signals() -> int:
 
 def _shield_forks() -> None:
     """Give processes that the application forks the usual signals: theirs would end this worker in their place."""
-    ours = {signal.SIGTERM, signal.SIGINT}
+    ours = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
     def in_child() -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
 

@@ -8,12 +8,15 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-#: Which code this is, for deploys.
-VERSION = os.environ.get('VERSION', '1')
+#: Which code this is, for deploys; as read when it was loaded.
+VERSION = Path(os.environ['VERSION_FILE']).read_text() if 'VERSION_FILE' in os.environ else '1'
+if VERSION == 'broken':
+    raise ImportError('this version cannot be loaded')
 
 # High, so that closing what is not ours does not close this.
 _log = fcntl.fcntl(os.open(os.environ['RUNS'], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), fcntl.F_DUPFD, 200)
@@ -22,17 +25,26 @@ _log = fcntl.fcntl(os.open(os.environ['RUNS'], os.O_WRONLY | os.O_APPEND | os.O_
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Note the run, read the body, take as long as the query's ``for`` says, do what ``do`` says; then answer."""
     query = {name: values[0] for name, values in parse_qs(environ['QUERY_STRING']).items()}
-    # One write: lines of several processes never mix, and what is written survives a kill.
-    os.write(_log, f'{query["id"]} {environ["REQUEST_METHOD"]} {os.getpid()} {time.monotonic():.4f}\n'.encode())
-    body = environ['wsgi.input'].read()
+    note(f'{query["id"]} {environ["REQUEST_METHOD"]}')
+    try:
+        body = environ['wsgi.input'].read()
+    except OSError:
+        note(f'{query["id"]} BROKEN')
+        raise
     rest(float(query.get('for', 0)))
     BEHAVIOURS[query.get('do', 'answer')]()
     if length := int(query.get('stream', 0)):
         start_response('200 OK', [('Content-Type', 'application/octet-stream')])
-        return stream(query['id'], length)
+        return Stream(query['id'], length)
     answer = f'{query["id"]} {hashlib.sha1(body).hexdigest()} {VERSION} {os.getpid()}'.encode()
     start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', str(len(answer)))])
     return [answer]
+
+
+def note(text: str) -> None:
+    """Write a line into the log, with the process, the time and the version."""
+    # One write: lines of several processes never mix, and what is written survives a kill.
+    os.write(_log, f'{text} {os.getpid()} {time.monotonic():.4f} {VERSION}\n'.encode())
 
 
 def rest(seconds: float) -> None:
@@ -42,14 +54,20 @@ def rest(seconds: float) -> None:
         time.sleep(min(left, 0.01))
 
 
-def stream(request: str, pieces: int) -> Iterable[bytes]:
-    """Yield so many pieces, one each 10 ms; note the end, whichever it is."""
-    try:
-        for number in range(pieces):
-            yield f'{request} {number}\n'.encode().ljust(10_000, b'.')
+class Stream:
+    """So many pieces, one each 10 ms; its end is noted, whichever it is."""
+
+    def __init__(self, request: str, pieces: int) -> None:
+        self._request = request
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number in range(self._pieces):
+            yield f'{self._request} {number}\n'.encode().ljust(10_000, b'.')
             time.sleep(0.01)
-    finally:
-        os.write(_log, f'{request} CLOSED {os.getpid()} {time.monotonic():.4f}\n'.encode())
+
+    def close(self) -> None:
+        note(f'{self._request} CLOSED')
 
 
 def kill() -> None:
@@ -69,13 +87,20 @@ def leave() -> None:
 
 def hang() -> None:
     """Hang in C code that holds the interpreter."""
-    ctypes.PyDLL(None).sleep(1000)
+    _lock_forever(ctypes.PyDLL(None))
 
 
 def block() -> None:
     """Hang in a system call."""
     # Not time.sleep, which gevent makes its own.
-    ctypes.CDLL(None).sleep(1000)
+    _lock_forever(ctypes.CDLL(None))
+
+
+def _lock_forever(libc: ctypes.CDLL) -> None:
+    # A signal ends sleep(3), but not this.
+    mutex = ctypes.create_string_buffer(256)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
 
 
 def devour() -> None:

@@ -81,6 +81,16 @@ def die(query: dict[str, str]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave(query: dict[str, str]) -> None:
+    """End the process without a word."""
+    os._exit(int(query['code']))
+
+
+def crash(query: dict[str, str]) -> None:
+    """Crash in C code."""
+    ctypes.string_at(0)
+
+
 def fork(query: dict[str, str]) -> None:
     """Start processes and end them, as applications do."""
     for _ in range(2):
@@ -105,6 +115,8 @@ BEHAVIOURS = {
     '/syscall': syscall,
     '/gil': hold_gil,
     '/die': die,
+    '/leave': leave,
+    '/crash': crash,
     '/fork': fork,
     '/print': speak,
 }

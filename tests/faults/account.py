@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ['IDEMPOTENT', 'Account', 'Exchange', 'Expectation', 'Row', 'runs_of']
+__all__ = ['ENDS', 'IDEMPOTENT', 'Account', 'Exchange', 'Expectation', 'Row', 'runs_of']
 
 #: RFC 9110 §9.2.2, of those that the load uses.
 IDEMPOTENT = frozenset({'GET', 'PUT', 'DELETE'})
+
+#: What the log says of the end of a long answer or upload.
+ENDS = frozenset({'CLOSED', 'BROKEN'})
 
 #: What tells a client that it may come again.
 REFUSED = frozenset({503})
@@ -28,6 +31,7 @@ class Exchange:
         status: of its answer; 0 where there was none.
         wrong: what is wrong with the answer, if anything is.
         doomed: it brings a fault with it, so it is not part of the constant load and may get another answer.
+        left: its client hung up before the answer was there.
     """
 
     id: str
@@ -37,6 +41,7 @@ class Exchange:
     status: int = 0
     wrong: str = ''
     doomed: bool = False
+    left: bool = False
 
     @property
     def took(self) -> float:
@@ -139,7 +144,7 @@ class Account:
             yield f'answered after {exchange.took:.1f} s; {expected.longest:g} s are allowed'
         allowed: Collection[int] = {200} | (expected.doomed if exchange.doomed else expected.statuses)
         if exchange.status == 0:
-            if not expected.unanswered and not exchange.wrong:
+            if not (expected.unanswered or exchange.left) and not exchange.wrong:
                 yield 'the connection ended without an answer'
         elif exchange.status not in allowed:
             yield f'status {exchange.status}'
@@ -162,4 +167,4 @@ class Account:
 
 def runs_of(log: Iterable[str]) -> Counter[str]:
     """Count the runs of each request in the application's log."""
-    return Counter(line.split()[0] for line in log if line.split()[1] != 'CLOSED')
+    return Counter(line.split()[0] for line in log if line.split()[1] not in ENDS)

@@ -16,7 +16,7 @@ import h11
 
 from tests.faults.account import Exchange
 
-__all__ = ['Load', 'Work']
+__all__ = ['Connection', 'Load', 'Work', 'ask']
 
 READ = 65_536
 
@@ -77,7 +77,7 @@ class Load:
         asked = 0
         while not self._stopping.is_set():
             try:
-                connection = await _Connection.open(choose.choice(list(self._ports()) or [1]))
+                connection = await Connection.open(choose.choice(list(self._ports()) or [1]))
             except OSError:
                 # No front is there: nothing was asked.
                 await asyncio.sleep(0.02)
@@ -88,36 +88,56 @@ class Load:
                 await asyncio.sleep(self._work.pause)
             connection.close()
 
-    async def _ask(self, connection: '_Connection', choose: random.Random, request: str) -> None:
+    async def _ask(self, connection: 'Connection', choose: random.Random, request: str) -> None:
         work = self._work
         method = choose.choice(work.methods)
         takes = choose.uniform(work.shortest, work.longest)
         body = b'' if method == 'GET' else choose.randbytes(choose.randrange(work.body + 1))
         exchange = Exchange(request, method, time.monotonic())
-        status, answer = await connection.exchange(method, f'/?id={request}&for={takes:.4f}', body)
-        exchange.ended = time.monotonic()
-        exchange.status = status
-        if status == 200 and answer.split()[:2] != [request.encode(), hashlib.sha1(body).hexdigest().encode()]:
-            exchange.wrong = f'a wrong answer: {answer[:80]!r}'
-        if status < 0:
-            exchange.status, exchange.wrong = 0, answer.decode()
+        await ask(connection, exchange, takes, body)
         self._note(exchange)
 
 
-class _Connection:
-    """A kept connection of one client."""
+async def ask(connection: 'Connection', exchange: Exchange, takes: float, body: bytes = b'') -> None:
+    """Ask the application that keeps accounts for a run of ``takes`` seconds; note the answer, and what is wrong."""
+    status, answer = await connection.exchange(exchange.method, f'/?id={exchange.id}&for={takes:.4f}', body)
+    exchange.ended = time.monotonic()
+    exchange.status = status
+    if status == 200 and answer.split()[:2] != [exchange.id.encode(), hashlib.sha1(body).hexdigest().encode()]:
+        exchange.wrong = f'a wrong answer: {answer[:80]!r}'
+    if status == 503 and not connection.retry_after:
+        exchange.wrong = '503 without Retry-After'
+    if status < 0:
+        exchange.status, exchange.wrong = 0, answer.decode()
+
+
+class Connection:
+    """A kept connection of one client.
+
+    Attributes:
+        usable: whether it can be asked again.
+        retry_after: when the last answer said that it may be worth to come again, or empty.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._http = h11.Connection(h11.CLIENT)
         self.usable = True
+        self.retry_after = ''
 
     @classmethod
-    async def open(cls, port: int) -> '_Connection':
+    async def open(cls, port: int) -> 'Connection':
+        """Connect to a front."""
         return cls(*await asyncio.open_connection('127.0.0.1', port))
 
+    @property
+    def alive(self) -> bool:
+        """Whether the front has not hung up."""
+        return not self._reader.at_eof()
+
     def close(self) -> None:
+        """Hang up."""
         self._writer.close()
 
     async def exchange(self, method: str, target: str, body: bytes) -> tuple[int, bytes]:
@@ -153,6 +173,7 @@ class _Connection:
                 self._http.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
+                self.retry_after = dict(event.headers).get(b'retry-after', b'').decode()
             elif isinstance(event, h11.Data):
                 answer += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlencode
@@ -47,15 +47,17 @@ class Stage:
         self.fronts: list[Front] = []
         self.workers: list[Worker] = []
         self._seed = seed
-        self._directory = directory
+        self.directory = directory
         self._doomed = 0
         self._asking: list[Thread] = []
+        #: What else is to be closed when the scenario is over.
+        self.at_close = contextlib.ExitStack()
 
     # Starting
 
-    def front(self, *arguments: str) -> Front:
-        """Start a front, wait until it is ready, and let clients know of it."""
-        front = self.stack.front(*arguments).await_ready()
+    def front(self, *arguments: str, files: Sequence[int] = ()) -> Front:
+        """Start a front, wait until it is ready, and let clients know of it; ``files`` of ours are its own, too."""
+        front = self.stack.front(*arguments, files=files).await_ready()
         self.fronts.append(front)
         return front
 
@@ -120,11 +122,12 @@ class Stage:
             response = connection.getresponse()
             answer = response.read()
             exchange.status = response.status
-            if response.status == 200 and answer.split()[:2] != [
-                exchange.id.encode(),
-                hashlib.sha1(b'').hexdigest().encode(),
-            ]:
-                exchange.wrong = f'a wrong answer: {answer[:80]!r}'
+            expected = f'{exchange.id} {hashlib.sha1(b"").hexdigest()} '.encode()
+            if 'stream' in query:
+                pieces = range(int(str(query['stream'])))
+                expected = b''.join(f'{exchange.id} {number}\n'.encode().ljust(10_000, b'.') for number in pieces)
+            if response.status == 200 and not answer.startswith(expected):
+                exchange.wrong = f'a wrong answer of {len(answer)} bytes: {answer[:80]!r}'
         except (OSError, http.client.HTTPException):
             exchange.status = 0
         finally:
@@ -195,6 +198,7 @@ class Stage:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGCONT)
         self.stack.close()
+        self.at_close.close()
 
     def _check_broker(self) -> None:
         try:

@@ -1,0 +1,56 @@
+"""The access log: a line for each request, and its parts as fields for logs in JSON."""
+
+import logging
+from typing import Any
+
+from tornado import httputil
+
+__all__ = ['log_access']
+
+log = logging.getLogger('crew_wsgi.access')
+
+
+def log_access(
+    context: Any,
+    start_line: httputil.RequestStartLine,
+    *,
+    status: int,
+    size: int,
+    seconds: float,
+    request_id: str,
+    note: str,
+) -> None:
+    """Log a request that is over.
+
+    Args:
+        context: who sent it (:class:`crew_wsgi.http1.Context`).
+        start_line: of the request.
+        status: of the answer; 499 if the client hung up before.
+        size: how many bytes of the answer's body were sent.
+        seconds: how long it took.
+        request_id: its id.
+        note: why it came to this, if there is something to tell; with a blank before it.
+    """
+    log.info(
+        '%s "%s %s %s" %d %d %.1fms id=%s%s',
+        context.remote_ip,
+        start_line.method,
+        start_line.path,
+        start_line.version,
+        status,
+        size,
+        seconds * 1000,
+        request_id,
+        note,
+        extra={
+            'fields': {
+                'client': context.remote_ip,
+                'method': start_line.method,
+                'target': start_line.path,
+                'status': status,
+                'bytes': size,
+                'seconds': round(seconds, 6),
+                'request_id': request_id,
+            }
+        },
+    )

@@ -1,0 +1,156 @@
+"""A head is taken in: where it came from, which application it is for, or why it is refused before its body is read."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from tornado import httputil
+
+from crew_wsgi.environ import authority, split_target
+from crew_wsgi.forwarded import Origin, Proxies
+from crew_wsgi.headers import HeaderPairs, end_to_end, is_token
+from crew_wsgi.limits import Limits
+from crew_wsgi.messages import Request
+from crew_wsgi.problems import NOT_FOUND, Problem, bad_request
+from crew_wsgi.routes import Route, Routes
+
+__all__ = ['NO_PROXIES', 'Head', 'Intake', 'request_id_of', 'too_large']
+
+NO_PROXIES = Proxies()
+
+_REQUEST_ID = re.compile(r'[\x21-\x7e]{1,128}')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The head of a request that an application may have.
+
+    Args:
+        start_line: as it came.
+        fields: what the application gets of the header fields.
+        origin: where the request came from.
+        route: which application it is for.
+        root: the first part of ``SCRIPT_NAME``, which is not in the target.
+        mount: the rest of ``SCRIPT_NAME``, with which the target begins.
+        request_id: of the request, for logs.
+    """
+
+    start_line: httputil.RequestStartLine
+    fields: HeaderPairs
+    origin: Origin
+    route: Route
+    root: str
+    mount: str
+    request_id: str
+
+    def request(self, body: bytes, server: Any) -> Request:
+        """Return the request as it is sent to a worker.
+
+        Args:
+            body: what there is of its body.
+            server: the address that it came to, as sockets name it.
+        """
+        host = self.origin.host
+        headers = [
+            (name, host if host and name.lower() == 'host' else value)
+            for name, value in end_to_end(self.fields)
+            if name.lower() != 'x-request-id' and '_' not in name
+        ]
+        return Request(
+            method=self.start_line.method,
+            target=self.start_line.path,
+            version=self.start_line.version,
+            headers=[*headers, ('X-Request-ID', self.request_id)],
+            body=body,
+            scheme=self.origin.scheme,
+            client=self.origin.client,
+            server=(server[0], server[1]) if isinstance(server, tuple) else ('localhost', 80),
+            root=self.root,
+            mount=self.mount,
+            request_id=self.request_id,
+        )
+
+
+class Intake:
+    """Takes heads in.
+
+    Args:
+        routes: which application a request is for.
+        limits: what a request is allowed.
+        proxies: who is believed about where a request came from.
+        root_path: where all applications are for the client, without a slash at its end.
+    """
+
+    def __init__(self, routes: Routes, limits: Limits, proxies: Proxies, root_path: str) -> None:
+        self._routes = routes
+        self._limits = limits
+        self._proxies = proxies
+        self._root_path = root_path
+
+    def read(
+        self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders, context: Any, request_id: str
+    ) -> Head | Problem:
+        """Return a head that an application may have, or why none may have it.
+
+        Args:
+            start_line: of the request.
+            headers: of the request.
+            context: who sent it (:class:`crew_wsgi.http1.Context`).
+            request_id: of the request.
+        """
+        problem = self._check(start_line, headers)
+        if problem is not None:
+            return problem
+        address = context.address
+        peer = (str(address[0]), int(address[1])) if isinstance(address, tuple) else ('', 0)
+        origin, fields = self._proxies.origin(peer, context.protocol, list(headers.get_all()))
+        path, _ = split_target(start_line.path)
+        host = origin.host or authority(start_line.path) or headers.get('Host', '')
+        root_path = self._root_path
+        # A proxy may have taken the root path off, or not.
+        within = root_path if path == root_path or path.startswith(f'{root_path}/') else ''
+        route = self._routes.find(host, path.removeprefix(within))
+        if route is None:
+            return NOT_FOUND
+        return Head(
+            start_line=start_line,
+            fields=fields,
+            origin=origin,
+            route=route,
+            root=origin.prefix + ('' if within else root_path),
+            mount=within + route.prefix,
+            request_id=request_id,
+        )
+
+    def _check(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> Problem | None:
+        limits = self._limits
+        method, target = start_line.method, start_line.path
+        size = len(method) + len(target) + sum(len(name) + len(value) + 4 for name, value in headers.get_all())
+        if size > limits.max_head:
+            return bad_request(f'The head of the request is longer than {limits.max_head} bytes.', 431)
+        if not is_token(method):
+            return bad_request('The method is not a token.')
+        hosts = len(headers.get_list('Host'))
+        if hosts > 1 or (not hosts and start_line.version != 'HTTP/1.0'):
+            # RFC 9112 §3.2: who serves several names must not guess which one is meant.
+            return bad_request('There must be one Host header.')
+        if method == 'CONNECT':
+            return bad_request('This server is no proxy for CONNECT.', 501)
+        if not (target.lower().startswith(('/', 'http://', 'https://')) or (target == '*' and method == 'OPTIONS')):
+            return bad_request('The request target is neither a path nor a URL.')
+        length = headers.get('Content-Length', '')
+        if length.isascii() and length.isdigit() and int(length[:20]) > limits.max_body:
+            return too_large(limits.max_body)
+        return None
+
+
+def request_id_of(headers: httputil.HTTPHeaders) -> str:
+    """Return the id of a request: the client's, if it can be used, or a new one."""
+    given = headers.get('X-Request-ID', '')
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def too_large(limit: int) -> Problem:
+    """Return the problem of a body that is longer than so many bytes."""
+    return bad_request(f'The body of the request is longer than {limit} bytes.', 413)
