@@ -18,13 +18,14 @@ waiting    dead letter, queue time over        :class:`ExpirationError`; :class:
 running    accept that asks                    the worker died: *go*, or *stop* and :class:`WorkerLost`
 running    dead letter                         the worker died: published again, or :class:`WorkerLost`
 running    run time over                       :class:`TimeoutError`; the worker is told
+running    accept that says it is acked        the worker is looked for every 2 s: no other will ask if it dies
 running    reply that says there is more       streaming; the caller gets this part
 running    credit                              the caller gets it: more of the call's own body may go; time begins anew
 streaming  chunk                               the caller gets it; settled with the last one
 streaming  no chunk for as long as a run may   :class:`TimeoutError`, unless the caller's own end is what is slow
 streaming  accept that asks, dead letter       the worker died: *stop*, :class:`WorkerLost`
 sent       reset                               :class:`TimeoutError` or :class:`RemoteError`
-sent       a message to its worker comes back  :class:`WorkerLost`, if its body or its answer is under way
+sent       a message to its worker comes back  :class:`WorkerLost`, if a body is under way, or it is acked
 sent       reply, error                        settled
 sent       returned                            waiting; the delivery does not count as a run
 sent       returned by the broker              :class:`Unroutable`
@@ -85,6 +86,9 @@ QUEUE_GRACE = 1.0
 #: How long after a run's limit the caller answers by itself when the worker, who should, says nothing.
 RUN_GRACE = 0.5
 
+#: How often a worker is looked for that has acked the call, so that no redelivery would tell of its death.
+PING_EVERY = 2.0
+
 NOBODY = 'the caller no longer waits'
 
 
@@ -109,7 +113,7 @@ class Tell:
     """Send a message to a private queue."""
 
     queue: str
-    message: Go | Stop | Cancel
+    message: Go | Stop | Cancel | Credit
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class _Flight(Generic[Waiter]):
     timeout: float = 0.0  # of a run, as the worker says
     streaming: bool = False  # whether a part of the answer has come
     spent: bool = False  # whether more of the body may have gone to a worker
+    ping: float = math.inf  # when to look next whether its worker is there; never, while the broker would tell
 
 
 class Calls(Generic[Waiter]):
@@ -300,7 +305,7 @@ class Calls(Generic[Waiter]):
     def worker_gone(self, correlation_id: str) -> list[Action[Waiter]]:
         """Take the broker's word that a message to the worker of a call could not be routed: its process is gone."""
         flight = self._flights.get(correlation_id)
-        if flight is None or not (flight.streaming or flight.spent):
+        if flight is None or not (flight.streaming or flight.spent or flight.ping < math.inf):
             # Another worker will ask.
             return []
         return self._settle(correlation_id, _worker_lost(flight))
@@ -319,11 +324,13 @@ class Calls(Generic[Waiter]):
             return [self._stop(accept) if accept.ask else self._cancel(accept.inbox, accept.correlation_id, NOBODY)]
         flight.idempotent = flight.idempotent or accept.idempotent
         if not accept.ask and flight.running:
-            # Said again, to find out whether we are still here.
+            # Said again, to find out whether we are still here, or to say that it is acked.
+            self._look_for_worker(flight, accept, now)
             return []
         if not accept.ask:
             flight.runs += not flight.counted
             self._run(flight, accept, now)
+            self._look_for_worker(flight, accept, now)
             return []
         if accept.redelivered:
             flight.runs += not flight.counted and not flight.returned
@@ -339,8 +346,14 @@ class Calls(Generic[Waiter]):
         flight.running = True
         flight.inbox = accept.inbox
         flight.timeout = accept.timeout
+        flight.ping = math.inf
         flight.deadline = now + max(0.0, accept.timeout - accept.ran) + RUN_GRACE
         self._watch(accept.correlation_id, flight.deadline)
+
+    def _look_for_worker(self, flight: _Flight[Waiter], accept: Accept, now: float) -> None:
+        if accept.acked and flight.ping == math.inf:
+            flight.ping = now + PING_EVERY
+            self._watch(accept.correlation_id, flight.ping)
 
     def _put_back(self, correlation_id: str, now: float) -> None:
         flight = self._flights.get(correlation_id)
@@ -352,6 +365,7 @@ class Calls(Generic[Waiter]):
         if flight.running:
             # Its wait began anew: the broker keeps the message's own expiry, so a dead letter tells if it was too long.
             flight.running = False
+            flight.ping = math.inf
             flight.deadline = now + flight.expiration + QUEUE_GRACE
             self._watch(correlation_id, flight.deadline)
 
@@ -362,6 +376,7 @@ class Calls(Generic[Waiter]):
         if flight.running and self._may_run(flight):
             # It was with a worker that died, and its time in the queue is over: so it gets another.
             flight.running = flight.counted = flight.returned = False
+            flight.ping = math.inf
             flight.deadline = now + flight.expiration + QUEUE_GRACE
             self._watch(letter.correlation_id, flight.deadline)
             return [Republish(letter.queue, republish(letter, expiration=flight.expiration, sent=wall))]
@@ -386,6 +401,10 @@ class Calls(Generic[Waiter]):
     def _cancel(self, inbox: str, correlation_id: str, reason: str) -> Tell:
         return Tell(inbox, Cancel(correlation_id=correlation_id, reply_to=self.reply_to, reason=reason))
 
+    def _ping(self, inbox: str, correlation_id: str) -> Tell:
+        # It says nothing: a credit below another is late. But it comes back if the inbox is gone.
+        return Tell(inbox, Credit(correlation_id=correlation_id, reply_to=self.reply_to, offset=0))
+
     # Time
 
     def next_deadline(self) -> float | None:
@@ -395,10 +414,16 @@ class Calls(Generic[Waiter]):
         return self._deadlines[0][0] if self._deadlines else None
 
     def expire(self, now: float) -> list[Action[Waiter]]:
-        """Settle what is overdue."""
+        """Settle what is overdue, and look for workers."""
         actions: list[Action[Waiter]] = []
         for correlation_id in self._overdue(now):
-            flight = self._flights.pop(correlation_id)
+            flight = self._flights[correlation_id]
+            if flight.deadline > now:
+                flight.ping = now + PING_EVERY
+                self._watch(correlation_id, flight.ping)
+                actions.append(self._ping(flight.inbox, correlation_id))
+                continue
+            del self._flights[correlation_id]
             if flight.running:
                 actions.append(self._cancel(flight.inbox, correlation_id, 'its time is over'))
                 actions.append(Settle(flight.waiter, TimeoutError('the task ran past its time')))
@@ -427,7 +452,7 @@ class Calls(Generic[Waiter]):
 
     def _is_current(self, entry: tuple[float, str]) -> bool:
         flight = self._flights.get(entry[1])
-        return flight is not None and flight.deadline == entry[0]
+        return flight is not None and entry[0] in (flight.deadline, flight.ping)
 
 
 def _worker_lost(flight: _Flight[Waiter]) -> WorkerLost:

@@ -288,7 +288,7 @@ def _decode_failure(envelope: Envelope) -> Failure:
 
 
 def _encode_accept(accept: Accept) -> Envelope:
-    fields = {
+    fields: dict[str, Any] = {
         'inbox': accept.inbox,
         'ask': accept.ask,
         'redelivered': accept.redelivered,
@@ -296,6 +296,8 @@ def _encode_accept(accept: Accept) -> Envelope:
         'ran': accept.ran,
         'timeout': accept.timeout,
     }
+    if accept.acked:
+        fields['acked'] = True
     return _control('accept', accept.correlation_id, fields)
 
 
@@ -307,6 +309,7 @@ def _decode_accept(envelope: Envelope) -> Accept:
         ask=_flag(fields['ask']),
         redelivered=_flag(fields['redelivered']),
         idempotent=_flag(fields.get('idempotent', False)),
+        acked=_flag(fields.get('acked', False)),
         ran=_number(fields['ran']),
         timeout=_number(fields['timeout']),
     )

@@ -392,6 +392,9 @@ class MemoryBroker:
         self._held = [held for held in self._held if held[0].connection is not connection]
         for queue in [queue for queue in self._queues.values() if queue.owner is connection]:
             self._delete(queue)
+        # First all consumers, lest one of them gets what is put back.
+        for channel in connection._channels:
+            self._remove_all(channel)
         for channel in list(connection._channels):
             self._end(channel)
         self._route_letters()
@@ -421,12 +424,14 @@ class MemoryBroker:
     def _end(self, channel: BrokerChannel) -> None:
         channel.open = False
         channel.connection._channels.remove(channel)
-        # First all consumers, lest one of them gets what is put back.
+        self._remove_all(channel)
+        held, channel._unacked = channel._unacked, {}
+        self._put_back(held.values())
+
+    def _remove_all(self, channel: BrokerChannel) -> None:
         for consumer in channel._consumers.values():
             self._remove(consumer)
         channel._consumers = {}
-        held, channel._unacked = channel._unacked, {}
-        self._put_back(held.values())
 
     def _refuse(self, channel: BrokerChannel, refusal: _Refusal) -> None:
         if not channel.open:

@@ -209,6 +209,8 @@ class Accept:
         ask: whether the worker waits for :class:`Go` or :class:`Stop` before it starts.
         redelivered: whether the broker delivered the call before.
         idempotent: whether the task says of itself that it may run a second time when its worker dies.
+        acked: whether the broker has been told that it is done, though it runs: no other worker will get it if this one
+            dies, so its caller must look now and then whether the inbox is still there.
         ran: how long the call has run already, in seconds.
         timeout: the limit of its run that the worker keeps, in seconds.
     """
@@ -218,6 +220,7 @@ class Accept:
     ask: bool
     redelivered: bool = False
     idempotent: bool = False
+    acked: bool = False
     ran: float = 0.0
     timeout: float
 

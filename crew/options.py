@@ -10,6 +10,7 @@ from crew.transports.addresses import check, is_memory
 
 __all__ = [
     'Parser',
+    'add_consumer_timeout',
     'add_end_with_stdin',
     'add_graceful_timeout',
     'add_kill_after',
@@ -132,6 +133,18 @@ def add_kill_after(to: argparse._ActionsContainer, default: float) -> None:
         metavar='S',
         default=default,
         help='from the end of a run’s time until its process is replaced (default: %(default)g)',
+    )
+
+
+def add_consumer_timeout(to: argparse._ActionsContainer, default: float) -> None:
+    """Add the broker's limit for who holds a message."""
+    to.add_argument(
+        '--consumer-timeout',
+        type=seconds,
+        metavar='S',
+        default=default,
+        help='the broker’s own consumer_timeout, if it is not its default; what runs nearly as long is acked before '
+        '(default: %(default)g)',
     )
 
 

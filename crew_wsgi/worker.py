@@ -11,6 +11,7 @@ from crew import deadlines, logs
 from crew.messages import Reply
 from crew.options import (
     Parser,
+    add_consumer_timeout,
     add_end_with_stdin,
     add_graceful_timeout,
     add_kill_after,
@@ -174,6 +175,7 @@ def parser(prog: str = 'crew-wsgi-worker') -> argparse.ArgumentParser:
     group.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the front says')
     add_kill_after(group, DEFAULT_LIMITS.kill_after)
     add_graceful_timeout(group)
+    add_consumer_timeout(group, DEFAULT_LIMITS.consumer_timeout)
     result.add_argument('--debug', action='store_true', help=DEBUG_HELP)
     add_verbosity(result.add_argument_group('log'))
     add_end_with_stdin(result)
@@ -226,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queue_type=options.queue_type,
         slots=slots,
         prefetch=options.prefetch or slots,
-        limits=Limits(options.timeout, options.kill_after),
+        limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         name='crew-wsgi-worker',
     )

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from crew.calls import MAX_RUNS, QUEUE_GRACE, RUN_GRACE, Action, Calls, Part, Republish, Settle, Tell
+from crew.calls import MAX_RUNS, PING_EVERY, QUEUE_GRACE, RUN_GRACE, Action, Calls, Part, Republish, Settle, Tell
 from crew.codec import decode, encode
 from crew.envelope import Envelope
 from crew.exceptions import (
@@ -51,6 +51,7 @@ LIMIT = 60.0
 ACCEPTED = Accept(correlation_id='1', inbox=INBOX, ask=False, timeout=LIMIT)
 WAITED_LONG = Accept(correlation_id='1', inbox=INBOX, ask=True, timeout=LIMIT)
 REDELIVERED = Accept(correlation_id='1', inbox=INBOX, ask=True, redelivered=True, timeout=LIMIT)
+ACKED = dataclasses.replace(ACCEPTED, acked=True)
 IDEMPOTENT = dataclasses.replace(ACCEPTED, idempotent=True)
 REDELIVERED_IDEMPOTENT = dataclasses.replace(REDELIVERED, idempotent=True)
 RETURNED = Returned(correlation_ids=('1',))
@@ -586,6 +587,57 @@ def test_a_dead_letter_of_a_delivery_that_was_put_back_means_that_nobody_took_it
     assert isinstance(outcome(tell(in_flight(WAITED_LONG, RETURNED), DEAD)), ExpirationError)
 
 
+# A worker that has acked the call
+
+
+PING = Tell(INBOX, Credit(correlation_id='1', reply_to=REPLIES, offset=0))
+
+
+@pytest.mark.parametrize('before', [(ACKED,), (ACCEPTED, ACKED), (ACKED, ACKED), (WAITED_LONG, ACKED)])
+def test_acked_its_worker_is_looked_for_now_and_then(before: tuple[Message, ...]) -> None:
+    calls = in_flight(*before)
+    for number in range(1, 4):
+        assert calls.next_deadline() == number * PING_EVERY
+        assert calls.expire(number * PING_EVERY) == [PING]
+
+
+def test_not_acked_its_worker_is_not_looked_for() -> None:
+    calls = in_flight(ACCEPTED)
+    assert calls.next_deadline() == LIMIT + RUN_GRACE
+    assert calls.expire(LIMIT) == []
+
+
+@get_or_post
+def test_acked_its_worker_that_is_gone_is_lost(idempotent: bool) -> None:
+    calls = in_flight(ACCEPTED, ACKED, idempotent=idempotent)
+    assert isinstance(outcome(calls.worker_gone('1')), WorkerLost)
+    assert (len(calls), calls.next_deadline()) == (0, None)
+
+
+def test_acked_it_still_meets_its_limit() -> None:
+    calls = in_flight(ACCEPTED, ACKED)
+    [cancel, settle] = [action for action in calls.expire(LIMIT + RUN_GRACE) if action != PING]
+    assert isinstance(cancel, Tell)
+    assert isinstance(cancel.message, Cancel)
+    assert isinstance(settle, Settle)
+    assert isinstance(settle.outcome, TimeoutError)
+
+
+def test_acked_its_worker_is_looked_for_also_while_the_caller_is_what_is_slow() -> None:
+    calls = in_flight(ACCEPTED, BEGUN, ACKED)
+    calls.pause('1')
+    assert calls.expire(PING_EVERY) == [PING]
+    assert calls.next_deadline() == 2 * PING_EVERY
+
+
+def test_a_worker_that_died_before_its_ack_came_through_is_another_matter() -> None:
+    calls = in_flight(ACCEPTED, ACKED, idempotent=True)
+    assert tell(calls, REDELIVERED, now=1.0) == [GO]
+    # The new worker has acked nothing, so its death would be told; what comes back is of the old one.
+    assert calls.worker_gone('1') == []
+    assert calls.next_deadline() == 1.0 + LIMIT + RUN_GRACE
+
+
 # Adding, failing, time
 
 
@@ -684,14 +736,22 @@ class AnyMessage(RuleBasedStateMachine):
         self.unsent.clear()
         self.take(self.calls.fail_unsent(ConnectionError('refused')), 0)
 
-    @rule(name=ids, ask=st.booleans(), redelivered=st.booleans(), idempotent=st.booleans(), ran=st.floats(0, 90))
-    def accept(self, name: str, ask: bool, redelivered: bool, idempotent: bool, ran: float) -> None:
+    @rule(
+        name=ids,
+        ask=st.booleans(),
+        redelivered=st.booleans(),
+        flags=st.tuples(st.booleans(), st.booleans()),
+        ran=st.floats(0, 90),
+    )
+    def accept(self, name: str, ask: bool, redelivered: bool, flags: tuple[bool, bool], ran: float) -> None:
+        idempotent, acked = flags
         message = Accept(
             correlation_id=name,
             inbox=INBOX,
             ask=ask,
             redelivered=redelivered,
             idempotent=idempotent,
+            acked=acked and not ask,
             ran=ran,
             timeout=LIMIT,
         )
@@ -822,7 +882,8 @@ class AnyMessage(RuleBasedStateMachine):
     def whatever_is_in_flight_and_not_paused_has_a_deadline(self) -> None:
         paused = [flight for flight in self.calls._flights.values() if flight.deadline == math.inf]
         assert all(flight.running for flight in paused)
-        assert (self.calls.next_deadline() is None) == (len(self.calls) == len(paused))
+        pinged = [flight for flight in paused if flight.ping < math.inf]
+        assert (self.calls.next_deadline() is None) == (len(self.calls) == len(paused) and not pinged)
 
 
 class World(RuleBasedStateMachine):

@@ -263,6 +263,19 @@ TABLE: list[tuple[Message, Envelope]] = [
         ),
     ),
     (
+        Accept(correlation_id='1', inbox='q', ask=False, acked=True, ran=2, timeout=3),
+        Envelope(
+            type='accept',
+            correlation_id='1',
+            body=(
+                b'{"inbox": "q", "ask": false, "redelivered": false, "idempotent": false, "ran": 2, "timeout": 3, '
+                b'"acked": true}'
+            ),
+            content_type='application/json',
+            headers={'crew-v': 1},
+        ),
+    ),
+    (
         Accept(correlation_id='1', inbox='q', ask=False, idempotent=True, timeout=1.5),
         Envelope(
             type='accept',

@@ -17,11 +17,13 @@ from crew.worker.deliveries import (
     DEFAULT_TERMS,
     FRESH,
     GIVE_BACK_AFTER,
+    HELD_AT_MOST,
     LONGEST_RUN,
     MAX_RUNS,
     PING_EVERY,
     SAY_AGAIN,
     Ack,
+    AckEarly,
     Action,
     Cancelled,
     Deliveries,
@@ -44,6 +46,7 @@ REPLIES = 'crew.master.1'
 INBOX = 'crew.worker.1'
 LIMIT = 60.0
 KILL_AFTER = 5.0
+HELD = 100.0
 
 GO = Go(correlation_id='1', reply_to=REPLIES)
 STOP = Stop(correlation_id='1', reply_to=REPLIES)
@@ -55,8 +58,10 @@ BEGUN = Reply(correlation_id='1', more=True)
 NO_CHANNEL = cast(Channel, None)
 
 
-def deliveries(slots: int = 1, timeout: float | None = None, give_back: bool = False) -> Deliveries:
-    held = Deliveries(slots, Limits(timeout, KILL_AFTER), give_back=give_back)
+def deliveries(
+    slots: int = 1, timeout: float | None = None, give_back: bool = False, held_for: float = 1e9
+) -> Deliveries:
+    held = Deliveries(slots, Limits(timeout, KILL_AFTER, held_for / HELD_AT_MOST), give_back=give_back)
     held.inbox = INBOX
     return held
 
@@ -79,9 +84,9 @@ def kinds(actions: list[Action]) -> list[type[Action]]:
     return [type(action) for action in actions]
 
 
-def running(slots: int = 1, give_back: bool = False, **fields: Any) -> tuple[Deliveries, Held]:
+def running(slots: int = 1, give_back: bool = False, held_for: float = 1e9, **fields: Any) -> tuple[Deliveries, Held]:
     """Deliveries with one that has just begun to run."""
-    to = deliveries(slots, give_back=give_back)
+    to = deliveries(slots, give_back=give_back, held_for=held_for)
     [start] = arrive(to, **fields)
     assert isinstance(start, Start)
     return to, start.held
@@ -710,6 +715,111 @@ def test_a_call_that_comes_back_while_its_first_run_goes_on_is_another_delivery(
     assert to.finished(second, REPLY, now=1.0) == [Publish(second, REPLY), Ack(second)]
 
 
+# What the broker would take back
+
+
+def acked(slots: int = 1, **fields: Any) -> tuple[Deliveries, Held]:
+    """Deliveries with one that runs and was acked before the broker took it back."""
+    to, held = running(slots, held_for=HELD, **{'timeout': 1000.0, **fields})
+    for now in (1.0, HELD - 0.1):
+        assert AckEarly(held) not in to.tick(now)
+    assert AckEarly(held) in to.tick(HELD)
+    return to, held
+
+
+def test_held_for_long_a_run_is_acked_and_its_caller_told_to_look_for_the_worker() -> None:
+    to, held = running(held_for=HELD, timeout=1000.0)
+    to.tick(HELD - 0.1)
+    assert to.next_deadline() == HELD
+    [accept, ack] = to.tick(HELD)
+    expected = Accept(correlation_id='1', inbox=INBOX, ask=False, acked=True, ran=HELD, timeout=1000.0)
+    assert (accept, ack) == (Publish(held, expected), AckEarly(held))
+    assert to.running == [held]
+
+
+def test_acked_early_it_is_answered_and_not_acked_again() -> None:
+    to, held = acked()
+    assert to.finished(held, REPLY, now=HELD + 1) == [Publish(held, REPLY)]
+    assert (len(to), to.running) == (0, [])
+
+
+def test_acked_early_it_says_so_again_now_and_then() -> None:
+    to, _ = acked()
+    [say] = to.tick(HELD + SAY_AGAIN)
+    assert isinstance(say, Publish)
+    assert isinstance(say.message, Accept)
+    assert say.message.acked
+
+
+def test_acked_early_it_still_meets_its_limits() -> None:
+    to, held = acked(timeout=HELD + 5)
+    assert kinds(to.tick(HELD + 5)) == [Publish, Interrupt]
+    assert kinds(to.tick(HELD + 5 + KILL_AFTER)) == [Replace]
+    assert to.finished(held, None, now=HELD + 20) == []
+
+
+def test_acked_early_without_anybody_who_waits_it_is_only_acked() -> None:
+    to, held = acked(reply_to='')
+    assert to.finished(held, REPLY, now=HELD + 1) == []
+
+
+def test_overdue_it_is_only_acked() -> None:
+    to, held = running(held_for=HELD, timeout=HELD - 1)
+    to.tick(HELD - 1)
+    assert to.tick(HELD) == [AckEarly(held)]
+    assert to.finished(held, None, now=HELD + 1) == []
+
+
+def test_waiting_for_its_callers_end_it_is_acked_and_goes_on_waiting() -> None:
+    to, held = running(held_for=HELD, timeout=LIMIT)
+    to.answer(held, BEGUN, now=0.0)
+    to.pause(held, now=1.0)
+    assert kinds(to.tick(HELD)) == [Publish, AckEarly, Ping]
+    assert to.tick(HELD + PING_EVERY) == [Ping(held)]
+
+
+def test_acked_early_it_keeps_its_slot_and_what_comes_in_its_place_is_given_back() -> None:
+    to, held = acked()
+    assert not to.has_room
+    assert kinds(arrive(to, '2', now=HELD + 1)) == [GiveBack]
+    to.finished(held, REPLY, now=HELD + 2)
+    assert kinds(arrive(to, '3', now=HELD + 2)) == [Start]
+    # From then on the broker knows again how many may run.
+    assert arrive(to, '4', now=HELD + 2) == []
+    assert to.tick(HELD + 2.5)
+    assert len(to) == 2
+
+
+def test_acked_early_the_other_slots_are_used() -> None:
+    to, _ = acked(slots=2)
+    assert to.has_room
+    assert kinds(arrive(to, '2', now=HELD + 1)) == [Start]
+
+
+def test_ready_for_long_it_is_given_back() -> None:
+    to, _ = running(held_for=HELD, timeout=1000.0)
+    arrive(to, '2', now=50.0)
+    assert kinds(to.tick(HELD)) == [Publish, AckEarly, GiveBack]
+    to, _ = running(held_for=HELD, timeout=1000.0)
+    [held] = to.running
+    held.release_by = float('inf')
+    arrive(to, '2', now=50.0)
+    assert GiveBack not in kinds(to.tick(50.0 + HELD - 0.1))
+    assert to.next_deadline() == 50.0 + HELD
+    assert GiveBack in kinds(to.tick(50.0 + HELD))
+
+
+def test_what_the_broker_has_taken_back_already_is_not_acked() -> None:
+    to, held = running(held_for=HELD, timeout=1000.0)
+    to.lost()
+    assert to.tick(HELD) == []
+    to, held = acked()
+    to.lost()
+    assert not to.has_room
+    assert to.finished(held, REPLY, now=HELD + 2) == []
+    assert to.has_room
+
+
 # Whatever the sequence of events
 
 
@@ -718,15 +828,18 @@ class AnyOrder(RuleBasedStateMachine):
 
     SLOTS = 2
     GIVE_BACK = False
+    HELD_FOR = 1e9
     NAMES = st.sampled_from('abcd')
     QUEUES = st.sampled_from([Terms('1'), Terms('2', True), Terms('3', False, True), Terms('4', True, True)])
 
     def __init__(self) -> None:
         super().__init__()
-        self.to = deliveries(self.SLOTS, give_back=self.GIVE_BACK)
+        self.to = deliveries(self.SLOTS, give_back=self.GIVE_BACK, held_for=self.HELD_FOR)
         self.now = 0.0
         #: The tags of what the broker holds as unacked on the connection in use.
         self.unacked: set[int] = set()
+        #: And those of what it does not know of any more, while its channel is there.
+        self.early: set[int] = set()
         self.ends: Counter[Held] = Counter()
         self.answered: Counter[Held] = Counter()
         self.asked: set[Held] = set()
@@ -837,6 +950,7 @@ class AnyOrder(RuleBasedStateMachine):
     def lose(self) -> None:
         self.to.lost()
         self.unacked.clear()
+        self.early.clear()
         self.asked.clear()
 
     @precondition(lambda self: self.tag > 8)
@@ -863,13 +977,19 @@ class AnyOrder(RuleBasedStateMachine):
             if isinstance(action, Start):
                 self.start(held)
             elif isinstance(action, Publish):
-                assert held.delivery.tag in self.unacked, 'published on a channel that is gone, or after its ack'
+                assert held.delivery.tag in self.unacked | self.early, (
+                    'published on a channel that is gone, or after its ack'
+                )
                 self.publish(held, action.message)
             elif isinstance(action, Ack):
                 silent = held in self.silenced or not held.call.reply_to
                 assert self.answered[held] == (not silent), 'acked before it was answered, or answered in vain'
                 assert held in self.ended
                 self.end(held)
+            elif isinstance(action, AckEarly):
+                assert held in self.runs and self.now >= held.arrived + self.HELD_FOR
+                self.end(held)
+                self.early.add(held.delivery.tag)
             elif isinstance(action, (Drop, GiveBack, Republish)):
                 assert held not in self.runs and held not in self.ended
                 self.forbidden.add(held)
@@ -886,7 +1006,8 @@ class AnyOrder(RuleBasedStateMachine):
     def leave(self, action: Action) -> None:
         """Check what goes away unstarted."""
         if isinstance(action, GiveBack):
-            assert self.GIVE_BACK and not self.draining and len(self.runs) == self.SLOTS
+            late = self.now >= action.held.arrived + self.HELD_FOR
+            assert late or (self.gives_back and not self.draining and len(self.runs) == self.SLOTS)
         if isinstance(action, Republish):
             held = action.held
             assert held.redelivered and held.terms.idempotent and not held.call.reply_to
@@ -934,7 +1055,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def whatever_the_broker_waits_for_is_held_here(self) -> None:
-        alive = sum(not held.orphaned for held in self.runs)
+        alive = sum(not held.orphaned and not held.acked for held in self.runs)
         assert len(self.unacked) == len(self.to) - len(self.runs) + alive
 
     @invariant()
@@ -943,16 +1064,25 @@ class AnyOrder(RuleBasedStateMachine):
         if ready and free and not self.draining:
             asked = [held for held in self.asked if held.arrived < ready[0].arrived]
             young = [held for held in asked if self.now < held.due - ANSWER_WITHIN + GIVE_BACK_AFTER]
-            assert self.GIVE_BACK
+            assert self.gives_back
             assert len(young) >= free
             assert self.due() <= self.now + GIVE_BACK_AFTER
 
     @invariant()
     def nothing_is_ready_for_long_in_one_of_several_queues(self) -> None:
-        if self.GIVE_BACK and self.to._ready and len(self.runs) == self.SLOTS and not self.draining:
+        if self.gives_back and self.to._ready and len(self.runs) == self.SLOTS and not self.draining:
             youngest = max(held.started for held in self.runs)
             assert self.now < youngest + GIVE_BACK_AFTER
             assert self.due() <= youngest + GIVE_BACK_AFTER
+
+    @invariant()
+    def nothing_is_held_that_the_broker_would_take_back(self) -> None:
+        for held in (*self.runs, *self.to._ready):
+            assert held.acked or held.orphaned or self.now < held.arrived + self.HELD_FOR or held.due == float('inf')
+
+    @property
+    def gives_back(self) -> bool:
+        return self.GIVE_BACK or any(held.acked for held in self.runs)
 
     @invariant()
     def what_is_stopped_is_on_its_way_out(self) -> None:
@@ -975,9 +1105,25 @@ class AnyOrderOfSeveralQueuesInOneSlot(AnyOrderOfSeveralQueues):
     SLOTS = 1
 
 
+class AnyOrderOfLongRuns(AnyOrder):
+    """The same where the broker soon takes back what is held."""
+
+    HELD_FOR = 20.0
+
+
+class AnyOrderOfLongRunsInOneSlot(AnyOrderOfLongRuns):
+    """The same with the least that there can be."""
+
+    SLOTS = 1
+
+
 ENOUGH = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = ENOUGH
+TestAnyOrderOfLongRuns = AnyOrderOfLongRuns.TestCase
+TestAnyOrderOfLongRuns.settings = ENOUGH
+TestAnyOrderOfLongRunsInOneSlot = AnyOrderOfLongRunsInOneSlot.TestCase
+TestAnyOrderOfLongRunsInOneSlot.settings = ENOUGH
 TestAnyOrderOfSeveralQueues = AnyOrderOfSeveralQueues.TestCase
 TestAnyOrderOfSeveralQueues.settings = ENOUGH
 TestAnyOrderOfSeveralQueuesInOneSlot = AnyOrderOfSeveralQueuesInOneSlot.TestCase

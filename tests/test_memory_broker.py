@@ -349,6 +349,17 @@ def test_a_channel_closed_during_an_alarm_still_sends_what_it_had(broker: Memory
     assert [envelope.body for envelope in broker.peek('q')] == [b'1']
 
 
+def test_a_connection_that_closes_gets_nothing_back_of_what_it_held(broker: MemoryBroker) -> None:
+    channel = opened(broker)
+    declared(broker, channel)
+    broker.consume(channel, 'q', 'acks')
+    broker.consume(broker.open_channel(channel.connection), 'q', 'acks not', no_ack=True)
+    broker.publish(channel, Envelope(body=b'1'), 'q')
+    assert broker.queues()['q'].unacked == 1
+    broker.close(channel.connection)
+    assert [envelope.body for envelope in broker.peek('q')] == [b'1']
+
+
 def test_all_connections_are_closed_with_their_reason(broker: MemoryBroker) -> None:
     one, two = opened(broker), opened(broker)
     declared(broker, one)

@@ -542,9 +542,7 @@ class AsyncioChannel:
     def _closed_by(self, error: BaseException) -> None:
         reason: Exception
         if isinstance(error, ChannelClosedByBroker) and error.reply_code in REFUSALS:
-            # RabbitMQ words it so when a queue or exchange is declared anew with another argument, type or durability.
-            hint = '; delete it or use another name' if 'inequivalent arg' in error.reply_text else ''
-            reason = BrokerRefused(f'{_words(error)}{hint}')
+            reason = BrokerRefused(f'{_words(error)}{_hint(error.reply_text)}')
         else:
             reason = ConnectionError(f'the channel was closed: {_words(error)}')
         reason.__cause__ = error
@@ -659,6 +657,16 @@ def _innermost(error: BaseException) -> BaseException:
     wrapped = [*getattr(error, 'args', ()), getattr(error, 'exception', None), *getattr(error, 'exceptions', ())]
     inner = next((each for each in reversed(wrapped) if isinstance(each, BaseException)), None)
     return error if inner is None else _innermost(inner)
+
+
+def _hint(refusal: str) -> str:
+    """Return what to do about a refusal, by the broker's words for it."""
+    # A queue or exchange is declared anew with another argument, type or durability.
+    if 'inequivalent arg' in refusal:
+        return '; delete it or use another name'
+    if 'delivery acknowledgement' in refusal:
+        return '; a worker must know of a consumer_timeout that is not the default, by --consumer-timeout'
+    return ''
 
 
 def _words(error: BaseException) -> str:

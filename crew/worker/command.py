@@ -9,6 +9,7 @@ from typing import Any
 from crew import logs
 from crew.options import (
     Parser,
+    add_consumer_timeout,
     add_end_with_stdin,
     add_graceful_timeout,
     add_kill_after,
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     limits.add_argument('--timeout', type=seconds, metavar='S', help='longest run; it only lowers what the caller says')
     add_kill_after(limits, Limits().kill_after)
     add_graceful_timeout(limits)
+    add_consumer_timeout(limits, Limits().consumer_timeout)
     result.add_argument(
         '--accept',
         action='append',
@@ -149,7 +151,7 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         queue_type=options.queue_type,
         slots=slots,
         prefetch=slots,
-        limits=Limits(options.timeout, options.kill_after),
+        limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         publishes=True,
         name='crew-worker',

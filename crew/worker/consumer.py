@@ -40,6 +40,7 @@ from crew.worker.bodies import Signal
 from crew.worker.clock import Clock
 from crew.worker.deliveries import (
     Ack,
+    AckEarly,
     Action,
     Cancelled,
     Deliveries,
@@ -93,11 +94,11 @@ class Settings:
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """One shared queue and its consumer."""
+    """One shared queue and its consumers: one, and one more for look-ahead."""
 
     name: str
     terms: Terms
-    tag: str = ''
+    consumers: list[tuple[Channel, str]] = field(default_factory=list)
     paused: bool = False
 
 
@@ -122,8 +123,8 @@ class Consumer:
         self._reports: deque[tuple[Run, Outcome]] = deque()
         self._reporting = False
         self._alarm = Alarm(self._loop, self._tick)
-        self._consuming: list[tuple[Channel, str]] = []
         self._channel: Channel | None = None
+        self._ahead: Channel | None = None
         self._notes: Channel | None = None
         self._queues: dict[str, _Queue] = {}
         self._moving = asyncio.Lock()
@@ -200,35 +201,38 @@ class Consumer:
         # A call that comes while the other queues are being consumed may hold the interpreter: then it is too late.
         self._clock.set_inbox(inbox.name)
         self._deliveries.inbox = inbox.name
-        self._channel, self._notes = channel, None
-        self._consuming = []
+        self._channel, self._ahead, self._notes = channel, None, None
         self._queues = {
             queue.name: _Queue(queue.name, terms) for queue, terms in zip(queues, settings.queues, strict=True)
         }
-        for each in self._queues.values():
-            if not self._ending:
-                await self._consume(channel, each)
-        if settings.prefetch > settings.slots and not self._ending:
+        if settings.prefetch > settings.slots:
             # Its own channel, so that it can be given back without the deliveries that run.
-            ahead = await connection.open_channel(prefetch=settings.prefetch - settings.slots, on_return=self._returned)
-            self._consuming.append((ahead, await self._begin(ahead, self._queues[queues[0].name])))
+            ahead = settings.prefetch - settings.slots
+            self._ahead = await connection.open_channel(prefetch=ahead, on_return=self._returned)
+        async with self._moving:
+            for each in self._queues.values():
+                await self._consume(each)
         self._clock.set_ready()
         names = ', '.join(queue.name for queue in queues)
         log.info('taking requests from %s, %d at once', names, settings.slots)
 
-    async def _consume(self, channel: Channel, queue: _Queue) -> None:
-        queue.tag = await self._begin(channel, queue)
-        self._consuming.append((channel, queue.tag))
+    async def _consume(self, queue: _Queue) -> None:
+        for channel in (self._channel, self._ahead):
+            if channel is not None and not self._ending:
+                tag = await channel.consume(queue.name, lambda delivery: self._arrived(delivery, queue))
+                queue.consumers.append((channel, tag))
 
-    async def _begin(self, channel: Channel, queue: _Queue) -> str:
-        return await channel.consume(queue.name, lambda delivery: self._arrived(delivery, queue))
+    @staticmethod
+    async def _stop_consuming(queue: _Queue) -> None:
+        while queue.consumers:
+            channel, tag = queue.consumers.pop()
+            await channel.cancel(tag)
 
     def _on_lost(self, reason: Exception) -> None:
         running = len(self._deliveries.running)
         if running and not self._ending:
             log.warning('%d running calls cannot be answered any more: the connection was lost', running)
-        self._connection = self._channel = self._notes = None
-        self._consuming = []
+        self._connection = self._channel = self._ahead = self._notes = None
         self._queues = {}
         for held, run in self._runs.items():
             self._break(held, run, reason)
@@ -340,6 +344,8 @@ class Consumer:
             self._publish(action)
         elif isinstance(action, Ack):
             held.delivery.channel.ack(held.delivery.tag)
+        elif isinstance(action, AckEarly):
+            self._spawn(self._ack_early(held))
         elif isinstance(action, Start):
             self._start(held)
         elif isinstance(action, Drop):
@@ -532,10 +538,9 @@ class Consumer:
         """Consume no more from the queues that these came from, and put them back."""
         for name in {topology.task_queue_name(held.terms.task) for held in unstarted}:
             queue = self._queues.get(name)
-            if queue is not None and not queue.paused and self._channel is not None:
+            if queue is not None and not queue.paused:
                 queue.paused = True
-                await self._channel.cancel(queue.tag)
-                self._consuming.remove((self._channel, queue.tag))
+                await self._stop_consuming(queue)
         # What came until the broker had stopped.
         await self._put_back(unstarted)
         if self._deliveries.has_room:
@@ -544,11 +549,28 @@ class Consumer:
     async def _resume(self, acks: list[Ack]) -> None:
         """Consume again what was paused, and only then acknowledge what has ended."""
         for queue in self._queues.values():
-            if queue.paused and self._channel is not None and not self._ending:
+            if queue.paused and not self._ending:
                 queue.paused = False
-                await self._consume(self._channel, queue)
+                await self._consume(queue)
         for ack in acks:
             ack.held.delivery.channel.ack(ack.held.delivery.tag)
+
+    async def _ack_early(self, held: Held) -> None:
+        """Acknowledge what runs, before the broker takes it back; nothing is to come in its place without a slot."""
+        if held.orphaned:
+            return
+        text = self._runs[held].text if held in self._runs else f'call {held.call.correlation_id}'
+        if not self._deliveries.has_room:
+            for queue in self._queues.values():
+                queue.paused = True
+                await self._stop_consuming(queue)
+        held.delivery.channel.ack(held.delivery.tag)
+        if held.call.reply_to:
+            log.info('%s is acked while it runs: the broker would take it back (--consumer-timeout)', text)
+        else:
+            log.warning('%s is acked while it runs; if this process dies it is lost, for nobody waits for it', text)
+        if self._paused and self._deliveries.has_room:
+            await self._resume([])
 
     async def _put_back(self, unstarted: list[Held]) -> None:
         """Put back deliveries that were not started: their callers are told first, and a redelivery is no run then."""
@@ -593,9 +615,8 @@ class Consumer:
         # A consumer that is only being started would take calls behind our back.
         await self._prepared.wait()
         async with self._moving:
-            for channel, consumer_tag in self._consuming:
-                await channel.cancel(consumer_tag)
-            self._consuming = []
+            for queue in self._queues.values():
+                await self._stop_consuming(queue)
             unstarted = self._deliveries.take_unstarted()
             await self._put_back(unstarted)
         if unstarted:

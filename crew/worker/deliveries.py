@@ -25,6 +25,9 @@ running  finished                               reply, then ack on the same chan
 running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see,
                                                 and its time goes on
 running  its time is over                       overdue: the caller hears *timeout*, the thread gets ``SystemExit``
+running  held for nearly as long as the         the caller hears *accept* that says it is acked, and it is: it looks for
+         broker lets it                         this worker itself from then on
+ready    held for so long                       given back
 overdue  finished                               acked
 overdue  ``kill_after`` is over                 the process must be replaced
 =======  =====================================  ====================================================================
@@ -33,6 +36,10 @@ A worker of several queues has a consumer of each and so may be sent more than i
 each consumer's own. What it cannot start soon it gives back, or it would wait here while another worker is idle. When
 that comes again its caller is asked first, so it would lose every race against a fresh call of another queue, and
 starve: hence the moment.
+
+A broker closes the channel of who holds a delivery for longer than its ``consumer_timeout``, and gives all of them to
+others, although they run. So what runs for so long is acked before. It keeps its slot, but the broker does not know of
+that any more and sends another call in its place: what has no slot is given back then, as if there were several queues.
 
 An overdue delivery keeps its slot and its ack: a thread that does not end is no capacity, and the broker must not send
 another call to wait behind it.
@@ -48,6 +55,7 @@ from crew.transports.base import Delivery
 
 __all__ = [
     'Ack',
+    'AckEarly',
     'Action',
     'Cancelled',
     'Deliveries',
@@ -84,6 +92,9 @@ PING_EVERY = 2.0
 
 LONGEST_RUN = 86400.0
 
+#: Which part of the broker's ``consumer_timeout`` a delivery is held for at most.
+HELD_AT_MOST = 0.9
+
 MAX_REASON = 1000
 
 #: How often a call is run at most that nobody waits for, and whose task is idempotent.
@@ -97,10 +108,12 @@ class Limits:
     Args:
         timeout: the longest run, or None to leave it to the caller. It only lowers what the caller says.
         kill_after: from the end of a run's time until its process is given up.
+        consumer_timeout: the broker's own limit for holding a delivery, after which it closes the channel.
     """
 
     timeout: float | None = None
     kill_after: float = 5.0
+    consumer_timeout: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +162,8 @@ class Held:
         finished: whether its run has ended.
         answering: whether a part of its answer has gone.
         paused: whether its run waits for the caller's own end.
+        release_by: when it must not be held any longer; never, once it is acked.
+        acked: whether it was acked while it ran.
     """
 
     delivery: Delivery
@@ -165,6 +180,8 @@ class Held:
     finished: bool = False
     answering: bool = False
     paused: bool = False
+    release_by: float = float('inf')
+    acked: bool = False
 
     @property
     def key(self) -> 'Key':
@@ -186,6 +203,13 @@ class Publish:
 @dataclass(frozen=True, slots=True)
 class Ack:
     """Acknowledge the delivery."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
+class AckEarly:
+    """Acknowledge the delivery although it runs, and take nothing in its place."""
 
     held: Held
 
@@ -249,7 +273,9 @@ class Replace:
     held: Held
 
 
-Action: TypeAlias = Publish | Ack | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
+Action: TypeAlias = (
+    Publish | Ack | AckEarly | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
+)
 
 
 class Deliveries:
@@ -271,6 +297,7 @@ class Deliveries:
         self._running: dict[Key, Held] = {}
         self._orphans: set[Held] = set()
         self._draining = False
+        self._acked = 0  # how many of those that run the broker does not know of any more
         self._soonest = float('inf')  # nothing is due before; a lower bound, so that finishing costs no search
 
     @property
@@ -287,6 +314,10 @@ class Deliveries:
     def has_room(self) -> bool:
         """Whether a call could begin now."""
         return not self._draining and len(self._ready) < self._free
+
+    @property
+    def _gives_back(self) -> bool:
+        return self._give_back or self._acked > 0
 
     @property
     def _free(self) -> int:
@@ -310,6 +341,8 @@ class Deliveries:
             wall: the time since the epoch, in seconds.
         """
         held = Held(delivery, call, terms, self._timeout(call, wall), delivery.redelivered, arrived=now)
+        held.release_by = now + HELD_AT_MOST * self._limits.consumer_timeout
+        self._soonest = min(self._soonest, held.release_by)
         if not call.reply_to:
             return self._arrive_alone(held, now)
         if held.key in self._asking or held.key in self._running or any(held.key == other.key for other in self._ready):
@@ -362,14 +395,14 @@ class Deliveries:
             self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
             self._running[held.key] = held
             actions.append(Start(held))
-        if self._give_back and self._ready and not self._draining and not self._free:
+        if self._gives_back and self._ready and not self._draining and not self._free:
             actions += self._give_back_late(now)
         return actions
 
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
         kept = 0
-        if self._give_back:
+        if self._gives_back:
             for held in self._asking.values():
                 until = held.due - ANSWER_WITHIN + GIVE_BACK_AFTER
                 if held.arrived < self._ready[0].arrived and now < until:
@@ -474,11 +507,12 @@ class Deliveries:
         if held.finished:
             return []
         held.finished = True
+        self._acked -= held.acked
         if held.orphaned:
             self._orphans.discard(held)
             return self._fill(now)
         del self._running[held.key]
-        actions: list[Action] = [Ack(held)]
+        actions: list[Action] = [] if held.acked else [Ack(held)]
         if held.state is State.RUNNING and held.call.reply_to and outcome is not None:
             actions.insert(0, Publish(held, self._ending(held, outcome)))
         return actions + self._fill(now)
@@ -500,15 +534,37 @@ class Deliveries:
             del self._asking[held.key]
             actions.append(Drop(held, f'its caller did not answer within {ANSWER_WITHIN:g} s'))
         for held in self.running:
+            if held.release_by <= now:
+                actions += self._ack_early(held, now)
             if held.due <= now:
                 actions += self._due(held, now)
-        self._soonest = min((held.due for held in (*self._asking.values(), *self.running)), default=float('inf'))
+        for held in [held for held in self._ready if held.release_by <= now]:
+            self._ready.remove(held)
+            actions.append(GiveBack(held))
+        self._soonest = min(
+            (
+                *(held.due for held in self._asking.values()),
+                *(min(held.due, held.release_by) for held in self.running),
+                *(held.release_by for held in self._ready),
+            ),
+            default=float('inf'),
+        )
         return actions + self._fill(now)
+
+    def _ack_early(self, held: Held, now: float) -> list[Action]:
+        held.release_by = float('inf')
+        held.acked = True
+        self._acked += 1
+        if held.state is not State.RUNNING or not held.call.reply_to:
+            return [AckEarly(held)]
+        if not held.paused and now < held.started + held.timeout:
+            held.due = min(held.started + held.timeout, now + SAY_AGAIN)
+        return [self._say_accept(held, now), AckEarly(held)]
 
     def _due(self, held: Held, now: float) -> list[Action]:
         over = held.started + held.timeout
         if held.state is State.OVERDUE:
-            held.due = float('inf')
+            held.due = held.release_by = float('inf')
             return [Replace(held)]
         if held.paused:
             held.due = now + PING_EVERY
@@ -546,6 +602,7 @@ class Deliveries:
             ask=ask,
             redelivered=held.redelivered,
             idempotent=held.terms.idempotent,
+            acked=held.acked,
             ran=ran,
             timeout=held.timeout,
         )
@@ -568,6 +625,8 @@ class Deliveries:
         self.take_unstarted()
         for held in self._running.values():
             held.orphaned = True
+            # The broker has taken it back, unless it was acked.
+            held.release_by = float('inf')
         self._orphans.update(self._running.values())
         self._running.clear()
 

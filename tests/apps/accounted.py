@@ -35,7 +35,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     BEHAVIOURS[query.get('do', 'answer')]()
     if length := int(query.get('stream', 0)):
         start_response('200 OK', [('Content-Type', 'application/octet-stream')])
-        return Stream(query['id'], length)
+        return Stream(query['id'], length, float(query.get('pace', 0.01)))
     answer = f'{query["id"]} {hashlib.sha1(body).hexdigest()} {VERSION} {os.getpid()}'.encode()
     start_response('200 OK', [('Content-Type', 'text/plain'), ('Content-Length', str(len(answer)))])
     return [answer]
@@ -55,16 +55,17 @@ def rest(seconds: float) -> None:
 
 
 class Stream:
-    """So many pieces, one each 10 ms; its end is noted, whichever it is."""
+    """So many pieces, one each ``pace`` seconds; its end is noted, whichever it is."""
 
-    def __init__(self, request: str, pieces: int) -> None:
+    def __init__(self, request: str, pieces: int, pace: float) -> None:
         self._request = request
         self._pieces = pieces
+        self._pace = pace
 
     def __iter__(self) -> Iterator[bytes]:
         for number in range(self._pieces):
             yield f'{self._request} {number}\n'.encode().ljust(10_000, b'.')
-            time.sleep(0.01)
+            time.sleep(self._pace)
 
     def close(self) -> None:
         note(f'{self._request} CLOSED')

@@ -16,11 +16,14 @@ CALM = Work(pause=0.02)
 #: More than the one thread can do that serves it: something waits in the queue all the time.
 MUCH = Work(shortest=0.03, longest=0.05, pause=0.02)
 
+#: The longest pause between two attempts, and a moment, in seconds.
+BACK = 8.0
+
 #: What may be slow on a loaded machine that is answered at once, in seconds.
 AT_ONCE = 1.0
 
-#: The same for what had waited already. The front's timer would be at three.
-BEFORE_TIMERS = 2.0
+#: The same for what had waited already. The front's timer would be at four.
+BEFORE_TIMERS = 3.0
 
 
 def _stack(stage: Stage, *arguments: str) -> None:
@@ -37,7 +40,7 @@ def _check_refused_at_once(stage: Stage, within: float = AT_ONCE) -> None:
 # Gone and back
 
 
-@scenario('broker: stop_app, start_app', statuses={502, 503}, longest=3.0, recovers=5.0, own_broker=True)
+@scenario('broker: stop_app, start_app', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True)
 def restart_app(stage: Stage) -> None:
     """An operator stops RabbitMQ in its node for two seconds. In flight: 502 at once; new: 503 at once."""
     _stack(stage)
@@ -48,7 +51,7 @@ def restart_app(stage: Stage) -> None:
     _check_refused_at_once(stage)
 
 
-@scenario('broker: SIGTERM, started again', statuses={502, 503}, longest=3.0, recovers=5.0, own_broker=True)
+@scenario('broker: SIGTERM, started again', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True)
 def restart(stage: Stage) -> None:
     """The node ends in good order and is started again."""
     _stack(stage)
@@ -58,7 +61,9 @@ def restart(stage: Stage) -> None:
     _check_refused_at_once(stage)
 
 
-@scenario('broker: kill -9, started again', statuses={502, 503}, longest=3.0, recovers=5.0, own_broker=True, short=True)
+@scenario(
+    'broker: kill -9, started again', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True, short=True
+)
 def kill(stage: Stage) -> None:
     """The node is killed and started again."""
     _stack(stage)
@@ -68,7 +73,7 @@ def kill(stage: Stage) -> None:
     _check_refused_at_once(stage)
 
 
-@scenario('broker: kill -9 while requests wait', statuses={502, 503}, longest=3.0, recovers=5.0, own_broker=True)
+@scenario('broker: kill -9 while requests wait', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True)
 def kill_waiting(stage: Stage) -> None:
     """The same with requests in the queue, which are gone with it."""
     stage.front()
@@ -153,21 +158,21 @@ def _memory_alarm(stage: Stage) -> Iterator[None]:
 # Queues
 
 
-@scenario('broker: an operator deletes the queue', statuses={503}, longest=4.0, recovers=4.0, short=True)
+@scenario('broker: an operator deletes the queue', statuses={503, 504}, longest=4.0, recovers=4.0, short=True)
 def delete_queue(stage: Stage) -> None:
-    """What waits in it is gone, without a word to anybody: 503 by the front's timer (``--queue-timeout 2``).
+    """What waits in it is gone, without a word to anybody: 503 or 504 by the front's timer (``--queue-timeout 2``).
 
     Until a worker has made the queue anew the front's messages come back: 503 at once.
     """
     stage.front('--queue-timeout', '2')
     stage.worker()
-    with stage.load(work=MUCH, settle=0.5), stage.fault():
+    with stage.load(work=MUCH, settle=0.3), stage.fault():
         _delete(stage)
 
 
-@scenario('broker: an operator purges the queue', statuses={503}, longest=4.0, recovers=4.0)
+@scenario('broker: an operator purges the queue', statuses={503, 504}, longest=4.0, recovers=4.0)
 def purge_queue(stage: Stage) -> None:
-    """What waits in it is gone without a dead letter: 503 by the front's timer (``--queue-timeout 2``)."""
+    """What waits is gone without a dead letter: 503 or 504 by the front's timer (``--queue-timeout 2``)."""
     stage.front('--queue-timeout', '2')
     stage.worker()
     with stage.load(work=MUCH), stage.fault(), _channel(stage) as channel:
@@ -192,7 +197,7 @@ def other_arguments(stage: Stage) -> None:
         pass
 
 
-@scenario('broker: the queue has other arguments, later', statuses={503}, longest=4.0, recovers=6.0)
+@scenario('broker: the queue has other arguments, later', statuses={503, 504}, longest=4.0, recovers=BACK)
 def other_arguments_later(stage: Stage) -> None:
     """An operator replaces the queue by one that we cannot use. Workers say so and try again; it heals without it."""
     stage.front('--queue-timeout', '1')
@@ -207,27 +212,27 @@ def other_arguments_later(stage: Stage) -> None:
     stage.check(2 <= lines <= 12, f'the worker said {lines} times that it is refused')
 
 
-@scenario('broker: a policy bounds the queue, drop-head', statuses={503}, longest=3.0, recovers=1.0)
+@scenario('broker: a policy bounds the queue, drop-head', statuses={503}, longest=5.0, recovers=1.0)
 def drop_head(stage: Stage) -> None:
     """``max-length`` 3. What is thrown out comes back as a dead letter: 503 at once."""
     _bounded(stage, {'max-length': 3, 'overflow': 'drop-head'})
     _check_refused_at_once(stage, BEFORE_TIMERS)
 
 
-@scenario('broker: a policy bounds the queue, reject-publish-dlx', statuses={503}, longest=3.0, recovers=1.0)
+@scenario('broker: a policy bounds the queue, reject-publish-dlx', statuses={503}, longest=5.0, recovers=1.0)
 def reject_dlx(stage: Stage) -> None:
     """The same for what does not get in."""
     _bounded(stage, {'max-length': 3, 'overflow': 'reject-publish-dlx'})
     _check_refused_at_once(stage, BEFORE_TIMERS)
 
 
-@scenario('broker: a policy bounds the queue, reject-publish', statuses={503}, longest=4.0, recovers=4.0)
+@scenario('broker: a policy bounds the queue, reject-publish', statuses={503, 504}, longest=5.0, recovers=5.0)
 def reject(stage: Stage) -> None:
-    """What does not get in is gone without a word: 503 by the front's timer (``--queue-timeout 2``)."""
+    """What does not get in is gone without a word: 503 or 504 by the front's timer (``--queue-timeout 3``)."""
     _bounded(stage, {'max-length': 3, 'overflow': 'reject-publish'})
 
 
-@scenario('broker: a policy gives messages 0.3 s', statuses={503}, longest=3.0, recovers=1.5)
+@scenario('broker: a policy gives messages 0.3 s', statuses={503}, longest=5.0, recovers=1.5)
 def time_to_live(stage: Stage) -> None:
     """``message-ttl`` 300. What has waited for longer comes back as a dead letter: 503 then."""
     _bounded(stage, {'message-ttl': 300})
@@ -235,9 +240,9 @@ def time_to_live(stage: Stage) -> None:
 
 
 def _bounded(stage: Stage, definition: dict[str, object]) -> None:
-    stage.front('--queue-timeout', '2')
+    stage.front('--queue-timeout', '3')
     stage.worker()
-    with stage.load(work=MUCH, clients=20), stage.fault():
+    with stage.load(work=MUCH, clients=14), stage.fault():
         stage.broker.ctl('set_policy', '--apply-to', 'queues', 'bound', f'^{_queue(stage)}$', json.dumps(definition))
         stage.sleep(3)
         stage.broker.ctl('clear_policy', 'bound')
@@ -266,7 +271,7 @@ def _channel(stage: Stage) -> 'Iterator[pika.adapters.blocking_connection.Blocki
 # Connections and rights
 
 
-@scenario('broker: an operator closes all connections', statuses={502, 503}, longest=3.0, recovers=2.5, short=True)
+@scenario('broker: an operator closes all connections', statuses={502, 503}, longest=3.0, recovers=2.5)
 def close_connections(stage: Stage) -> None:
     """In flight: 502 at once. Everybody is back within two seconds."""
     _stack(stage)
@@ -287,7 +292,7 @@ def close_each(stage: Stage) -> None:
 
 
 @scenario(
-    'broker: the password is changed for a while', statuses={502, 503}, longest=3.0, recovers=7.0, own_broker=True
+    'broker: the password is changed for a while', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True
 )
 def password(stage: Stage) -> None:
     """Nobody notices until connections are closed; then they are refused, until the old password counts again."""
@@ -305,7 +310,7 @@ def password(stage: Stage) -> None:
 
 
 @scenario(
-    'broker: permissions are taken away for a while', statuses={502, 503}, longest=3.0, recovers=7.0, own_broker=True
+    'broker: permissions are taken away for a while', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True
 )
 def permissions(stage: Stage) -> None:
     """The user may do nothing for some seconds. Open connections are closed, so that nothing is remembered."""
@@ -323,7 +328,7 @@ def permissions(stage: Stage) -> None:
     'broker: permissions are taken from open connections',
     statuses={502, 503},
     longest=4.0,
-    recovers=7.0,
+    recovers=BACK,
     own_broker=True,
 )
 def permissions_open(stage: Stage) -> None:
@@ -339,7 +344,7 @@ def permissions_open(stage: Stage) -> None:
     'broker: the virtual host is deleted and made again',
     statuses={502, 503},
     longest=3.0,
-    recovers=7.0,
+    recovers=BACK,
     own_broker=True,
 )
 def virtual_host(stage: Stage) -> None:
@@ -359,7 +364,7 @@ def _make_host(stage: Stage) -> None:
     stage.broker.ctl('set_permissions', '--vhost', 'faults', 'guest', '.*', '.*', '.*')
 
 
-@scenario('broker: no more connections are allowed', statuses={502, 503}, longest=6.0, recovers=7.0, own_broker=True)
+@scenario('broker: no more connections are allowed', statuses={502, 503}, longest=6.0, recovers=BACK, own_broker=True)
 def connection_limit(stage: Stage) -> None:
     """A limit of the virtual host lets none in that was closed; without it they are back."""
     _stack(stage)

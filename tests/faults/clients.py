@@ -73,14 +73,38 @@ def slow_bodies(stage: Stage) -> None:
     _slow(stage, trickle)
 
 
-@scenario('clients: 300 that do not read their answers', longest=3.0, recovers=0.0)
+@scenario('clients: 300 that do not read answers of 200 kB', longest=3.0, recovers=0.0)
 def never_read(stage: Stage) -> None:
-    """Answers of 200 kB are more than a socket holds; they wait in the front, and the workers are free."""
+    """Once the application is done with an answer, what its client does not read costs no worker anything."""
 
     async def look_away(connection: _Slow) -> None:
-        await connection.send(connection.head('GET', target='&stream=20'))
+        await connection.send(connection.head('GET', target='&stream=20&pace=0'))
+        await asyncio.sleep(0.01)
 
     _slow(stage, look_away)
+
+
+@scenario('clients: 3 that do not read answers of 20 MB', longest=5.0, recovers=0.0)
+def never_read_long(stage: Stage) -> None:
+    """Of a long answer 1 MiB is under way; its thread waits until the client is cut off (``--body-timeout 3``).
+
+    The fourth thread serves all others meanwhile.
+    """
+
+    async def look_away(connection: _Slow) -> None:
+        await connection.send(connection.head('GET', target='&stream=2000&pace=0'))
+
+    stage.front('--body-timeout', '3')
+    stage.worker('--threads', '4')
+    with stage.load(work=WORK, clients=4):
+        with stage.fault(), _crowd(stage, 3, look_away):
+            wait_until(lambda: _ended(stage) == 3, 20, 'the end of three answers that nobody reads')
+        usual = _look(stage)
+    stage.note(f'median {statistics.median(usual) * 1000:.0f} ms afterwards')
+
+
+def _ended(stage: Stage) -> int:
+    return sum(line.split()[1] == 'CLOSED' for line in stage.stack.runs)
 
 
 def _slow(stage: Stage, behave: 'Callable[[_Slow], Awaitable[None]]') -> None:

@@ -109,7 +109,7 @@ def _reset(stage: Stage, who: str) -> None:
             stage.sleep(1.5)
 
 
-@scenario('network: the front finds no broker for 3 s', statuses={502, 503}, longest=3.0, recovers=3.5)
+@scenario('network: the front finds no broker for 3 s', statuses={502, 503}, longest=3.0, recovers=6.0)
 def refused_front(stage: Stage) -> None:
     """Connections are reset and refused."""
     _refused(stage, 'front')
@@ -129,10 +129,10 @@ def _refused(stage: Stage, who: str) -> None:
             proxy.refuse()
         proxy.admit()
         # The pause before the next attempt.
-        stage.sleep(3.5)
+        stage.sleep(6)
 
 
-@scenario('network: connections are accepted 3 s late', statuses={502, 503}, longest=3.0, recovers=6.0)
+@scenario('network: connections are accepted 3 s late', statuses={502, 503}, longest=3.0, recovers=8.0)
 def slow_accept(stage: Stage) -> None:
     """The front and the workers are reset, and get their next connection 3 s late."""
     proxy = _behind(stage, 'all')

@@ -16,39 +16,40 @@ from tests.faults.stage import Stage
 #: How long it goes on, in seconds.
 LASTS = float(os.environ.get('CREW_FAULTS_OVERLOAD', '60'))
 
-#: How long a run takes, in seconds, and how many run at once: 40 a second.
-RUN, SLOTS = 0.1, 4
+#: How long a run takes, in seconds.
+RUN = 0.1
 
-#: Ten times of that, a second.
-OFFERED = 400
+#: How many times more is asked for than can be served.
+TIMES = 10
 
 #: How often a client that comes after the load asks, a second, and for how many seconds.
-PROBES, PROBED = 5, 3
+PROBES, PROBED = 5, 2.5
 
 PAGE = os.sysconf('SC_PAGE_SIZE')
 
 
-@scenario('overload: tenfold, for a minute', statuses={503}, longest=10.0, recovers=1.0)
+@scenario('overload: tenfold, for a minute', statuses={503}, longest=10.0, recovers=2.0)
 def tenfold(stage: Stage) -> None:
-    """400 requests a second for workers that can serve 40; the front has its defaults."""
-    _overload(stage, LASTS)
+    """200 requests a second for workers that can serve 20; the front has its defaults."""
+    _overload(stage, LASTS, 2)
 
 
-@scenario('overload: tenfold, --max-inflight 40', statuses={503}, longest=5.0, recovers=1.0)
+@scenario('overload: tenfold, --max-inflight 10', statuses={503}, longest=10.0, recovers=2.0)
 def tenfold_bounded(stage: Stage) -> None:
     """The same with a bound of the operator's own."""
-    _overload(stage, min(LASTS, 20.0), '--max-inflight', '40')
+    _overload(stage, min(LASTS, 20.0), 2, '--max-inflight', '10')
 
 
-@scenario('overload: tenfold, for some seconds', statuses={503}, longest=10.0, recovers=1.0, short=True)
+@scenario('overload: tenfold of one thread, --max-inflight 5', statuses={503}, longest=10.0, recovers=2.0, short=True)
 def tenfold_briefly(stage: Stage) -> None:
-    """The same for some seconds."""
-    _overload(stage, 5.0)
+    """The same with 100 requests a second for one thread, for four seconds."""
+    _overload(stage, 4.0, 1, '--max-inflight', '5')
 
 
-def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
+def _overload(stage: Stage, lasts: float, threads: int, *arguments: str) -> None:
     stage.front(*arguments)
-    stage.worker('--threads', str(SLOTS))
+    stage.worker('--threads', str(threads))
+    served = threads / RUN
     sizes = _Sizes(
         {
             'front': [stage.fronts[0].pid],
@@ -56,36 +57,46 @@ def _overload(stage: Stage, lasts: float, *arguments: str) -> None:
             'broker': [stage.broker.pid],
         }
     )
-    flood = _Arrivals(stage, 'flood', OFFERED)
-    stage.sleep(1)
+    before = _probe(stage, 'before', 1.0)
+    flood = _Arrivals(stage, 'flood', TIMES * served)
     with stage.fault(lasts):
         flood.start()
     flood.stop()
     ended = time.monotonic()
-    after = _Arrivals(stage, 'after', PROBES)
-    after.start()
-    stage.sleep(PROBED)
-    after.stop()
+    after = _probe(stage, 'after', PROBED)
     sizes.stop()
     flood.join()
-    after.join()
-    _check_answers(stage, flood.exchanges, lasts)
-    late = [one for one in after.exchanges if one.began > ended + 1 and (one.status != 200 or one.took > RUN + 0.5)]
-    stage.check(not late, f'{len(late)} of those that came a second after the load were not served as usual')
+    _check_answers(stage, flood, served * lasts)
+    usual = max(one.took for one in before)
+    late = [one.took for one in after if one.began > ended + 1 and (one.status != 200 or one.took > 2 * usual + 0.3)]
+    stage.check(not late, f'{len(late)} that came a second after the load took up to {max(late, default=0):.2f} s')
     sizes.check(stage)
 
 
-def _check_answers(stage: Stage, exchanges: Sequence[Exchange], lasts: float) -> None:
-    served = [one.took for one in exchanges if one.status == 200]
-    refused = [one.took for one in exchanges if one.status == 503]
-    stage.check(len(exchanges) > 0.8 * OFFERED * lasts, f'only {len(exchanges)} requests could be offered')
-    stage.check(len(served) > 0.7 * SLOTS / RUN * lasts, f'only {len(served)} were served')
+def _probe(stage: Stage, name: str, lasts: float) -> Sequence[Exchange]:
+    """Ask now and then, and return what came of it."""
+    probes = _Arrivals(stage, name, PROBES)
+    probes.start()
+    stage.sleep(lasts)
+    probes.stop()
+    probes.join()
+    return probes.exchanges
+
+
+def _check_answers(stage: Stage, flood: '_Arrivals', possible: float) -> None:
+    served = [one.took for one in flood.exchanges if one.status == 200]
+    refused = [one.took for one in flood.exchanges if one.status == 503]
+    stage.check(len(flood.exchanges) > 0.8 * TIMES * possible, f'only {len(flood.exchanges)} requests could be offered')
+    stage.check(len(served) > 0.3 * possible, f'only {len(served)} were served')
     if len(served) < 2 or len(refused) < 2:
         stage.complain(f'{len(served)} were served, {len(refused)} refused')
         return
     stage.note(f'served {len(served)}: {_latencies(served)}; refused {len(refused)}: {_latencies(refused)}')
-    stage.check(statistics.median(refused) < 0.05, f'refusals took {_latencies(refused)}')
-    stage.check(_percentile(refused, 99) < 0.5, f'refusals took {_latencies(refused)}')
+    stage.note(f'clients were late: {_latencies(flood.lateness)}')
+    # On a machine where all have to wait for a processor, the front has to, too.
+    for percent, allowed in ((50, 0.05), (99, 0.5)):
+        allowed += 3 * _percentile(flood.lateness, percent)
+        stage.check(_percentile(refused, percent) < allowed, f'refusals took {_latencies(refused)}')
 
 
 def _latencies(seconds: Sequence[float]) -> str:
@@ -101,6 +112,8 @@ class _Arrivals:
 
     def __init__(self, stage: Stage, name: str, rate: float) -> None:
         self.exchanges: list[Exchange] = []
+        #: How late each was sent: how long this machine lets a process wait that has something to do.
+        self.lateness: list[float] = []
         self._stage = stage
         self._name = name
         self._rate = rate
@@ -127,6 +140,7 @@ class _Arrivals:
                 task = asyncio.create_task(self._client(f'{self._name}-{round((due - began) * self._rate)}'))
                 asking.add(task)
                 task.add_done_callback(asking.discard)
+                self.lateness.append(time.monotonic() - due)
                 due += 1 / self._rate
         if asking:
             await asyncio.wait(asking)

@@ -125,16 +125,20 @@ class Proxy:
         pair = _Pair(self, self._choose)
         pair.writers.append(writer)
         self._pairs.add(pair)
+        carrying: list[asyncio.Task[None]] = []
         try:
             await asyncio.sleep(self._accept_after)
             broker_reader, broker_writer = await asyncio.open_connection(*self._target)
             pair.writers.append(broker_writer)
-            await asyncio.gather(
-                pair.carry(reader, broker_writer, back=False), pair.carry(broker_reader, writer, back=True)
-            )
+            carrying.append(asyncio.create_task(pair.carry(reader, broker_writer, back=False)))
+            carrying.append(asyncio.create_task(pair.carry(broker_reader, writer, back=True)))
+            await asyncio.gather(*carrying)
         except OSError:
             pair.reset()
         finally:
+            for task in carrying:
+                task.cancel()
+            await asyncio.gather(*carrying, return_exceptions=True)
             self._pairs.discard(pair)
             for each in pair.writers:
                 each.close()
@@ -164,6 +168,7 @@ class _Pair:
             await arriving
         finally:
             arriving.cancel()
+            await asyncio.gather(arriving, return_exceptions=True)
 
     async def _arrive(
         self, travelling: 'asyncio.Queue[tuple[float, bytes]]', writer: asyncio.StreamWriter, *, back: bool
