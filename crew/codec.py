@@ -104,16 +104,18 @@ def encode_call(call: Call, reply_to: str | None = None) -> Envelope:
         reply_to: the caller's reply queue, if it is another than the call says.
 
     Raises:
-        ValueError: its headers are reserved, or too many for one AMQP frame.
+        ValueError: its headers are reserved, or too many for one AMQP frame; or there is more of its body, and nobody
+            who would be asked for it.
     """
     headers: dict[str, Any] = checked_headers(call.headers)
     headers[VERSION_KEY] = VERSION
     if reply_to is None:
         reply_to = call.reply_to
+    _check_more(call.more, reply_to)
     if reply_to:
         headers[REPLY_KEY] = reply_to
     if call.sent is not None:
-        headers[SENT_KEY] = int(call.sent * 1000)
+        headers[SENT_KEY] = round(call.sent * 1000)
     if call.timeout is not None:
         headers[TIMEOUT_KEY] = _milliseconds(call.timeout)
     if call.runs:
@@ -156,7 +158,7 @@ def _call(envelope: Envelope) -> Call:
     runs = envelope.headers.get(RUNS_KEY, 0)
     if not 0 <= _number(runs) < 2**31:
         raise ValueError(f'not a number of runs: {runs}')
-    return Call(
+    call = Call(
         correlation_id=envelope.correlation_id,
         reply_to=envelope.reply_to,
         body=envelope.body,
@@ -172,6 +174,14 @@ def _call(envelope: Envelope) -> Call:
         # Whoever holds a call may have to publish it again.
         headers=checked_headers(user_headers(envelope.headers)),
     )
+    _check_more(call.more, call.reply_to)
+    return call
+
+
+def _check_more(more: bool, reply_to: str) -> None:
+    if more and not reply_to:
+        # Its run would wait for the rest for ever: with its caller's end its clock stands still.
+        raise ValueError('a call whose body goes on in chunks must have a reply_to')
 
 
 def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
@@ -487,7 +497,9 @@ def _is_users(name: Any, value: Any) -> bool:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(seconds * 1000)) if seconds > 0 else 0
+    whole = round(seconds * 1000)
+    # What came as milliseconds goes on as the same: as a product of floats it would grow by one at each hand.
+    return whole if whole / 1000 == seconds else max(1, math.ceil(seconds * 1000))
 
 
 def _number(value: Any) -> float:

@@ -37,6 +37,9 @@ HeaderValue: TypeAlias = str | int | bool
 #: RabbitMQ closes the channel when a message is to wait for more than 2**32 - 1 milliseconds, some 49 days.
 MAX_EXPIRATION = (2**32 - 1) // 1000
 
+#: The end of the times that a message can carry, in seconds since the epoch; up to there a float has each millisecond.
+END_OF_TIME = 2**40
+
 
 def _check_id(name: str, value: str) -> None:
     if not value:
@@ -100,6 +103,8 @@ class Call:
             raise ValueError(f'expiration must be 0 to {MAX_EXPIRATION} seconds from now, not {self.expiration}')
         if self.timeout is not None and not 0 < self.timeout < 2**32:
             raise ValueError(f'timeout must be a positive number of seconds, not {self.timeout}')
+        if self.sent is not None and not 0 <= self.sent < END_OF_TIME:
+            raise ValueError(f'sent must be a time since the epoch, in seconds, not {self.sent}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,6 @@ import socket
 import ssl
 import sys
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,14 +33,14 @@ from crew.options import (
 from crew.transports.addresses import DEFAULT_URL
 from crew_wsgi.forwarded import Network, Proxies, read_networks
 from crew_wsgi.handler import Handler
-from crew_wsgi.http1 import Connection, Exchange, HttpServer, Times
+from crew_wsgi.http1 import Exchange, HttpServer, Times
 from crew_wsgi.intake import NO_PROXIES
 from crew_wsgi.limits import Limits
 from crew_wsgi.options import add_broker
 from crew_wsgi.problems import Problem
 from crew_wsgi.routes import Route, Routes, read_route, read_table
 from crew_wsgi.server import Server
-from crew_wsgi.sockets import describe, inherited_sockets, open_sockets
+from crew_wsgi.sockets import describe, inherited_sockets, open_sockets, room_for
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,15 +96,17 @@ class Front:
     ) -> None:
         self._engine = engine
         self._server = Server(engine.caller, routes, limits, proxies=proxies, root_path=root_path)
-        self._requests: weakref.WeakKeyDictionary[Connection, Request] = weakref.WeakKeyDictionary()
-        # Whoever takes long over a body may not take longer over a head.
-        times = Times(head=min(Times().head, limits.body_timeout))
-        self._http = HttpServer(self._begin, limits.max_head, times, tls=tls)
+        self._http = HttpServer(
+            self._begin,
+            max_head=limits.max_head,
+            max_connections=limits.max_connections,
+            times=Times(idle=limits.idle_timeout, head=limits.head_timeout),
+            budget=self._server.collected,
+            tls=tls,
+        )
 
-    def _begin(self, connection: Connection, exchange: Exchange) -> Request:
-        request = Request(self._server, exchange)
-        self._requests[connection] = request
-        return request
+    def _begin(self, exchange: Exchange) -> Request:
+        return Request(self._server, exchange)
 
     def connect(self) -> None:
         """Connect to the broker."""
@@ -134,9 +135,7 @@ class Front:
         await self._http.wait_closed(min(last_request_within, graceful_timeout))
         draining = asyncio.ensure_future(self._server.drain())
         await asyncio.sleep(0)
-        for connection, request in list(self._requests.items()):
-            if not request.started:
-                connection.stream.close()
+        self._http.close_idle()
         await asyncio.wait({draining}, timeout=max(0.0, deadline - time.monotonic()))
         abandoned = len(self._server.open)
         if abandoned:
@@ -155,9 +154,13 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
         max_body=options.max_body,
         max_head=options.max_head,
         max_inflight=options.max_inflight,
+        max_connections=room_for(options.max_connections),
         queue_timeout=options.queue_timeout,
         timeout=options.timeout,
+        idle_timeout=options.idle_timeout,
+        head_timeout=options.head_timeout,
         body_timeout=options.body_timeout,
+        min_rate=options.min_rate,
     )
     proxies = Proxies(
         networks=options.trusted_proxies or (),
@@ -328,13 +331,43 @@ def add_limits(to: argparse.ArgumentParser) -> None:
         help='without a byte of the request body, else 408, or of the response, which is then cut '
         '(default: %(default)g)',
     )
+    group.add_argument(
+        '--min-rate',
+        type=count,
+        metavar='BYTES',
+        default=defaults.min_rate,
+        help='bytes of a body that make good for a second of --body-timeout: a client that is slower is given up, too, '
+        'after a while (default: %(default)d)',
+    )
+    group.add_argument(
+        '--head-timeout',
+        type=seconds,
+        metavar='S',
+        default=defaults.head_timeout,
+        help='from the first byte of request line and headers to the last, else 408 (default: %(default)g)',
+    )
+    group.add_argument(
+        '--idle-timeout',
+        type=seconds,
+        metavar='S',
+        default=defaults.idle_timeout,
+        help='how long a connection is kept without a request (default: %(default)g)',
+    )
     add_graceful_timeout(group)
     group.add_argument(
         '--max-inflight',
         type=count,
         metavar='N',
         default=defaults.max_inflight,
-        help='requests that wait, run or are being answered at once, else 503 (default: %(default)d)',
+        help='requests that wait or run at once, else 503 (default: %(default)d)',
+    )
+    group.add_argument(
+        '--max-connections',
+        type=count,
+        metavar='N',
+        default=defaults.max_connections,
+        help='connections at once; beyond, that one is closed which has been idle for longest, or the new one '
+        'is answered 503 (default: %(default)d)',
     )
     group.add_argument(
         '--max-body',

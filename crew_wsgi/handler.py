@@ -7,8 +7,6 @@ what happens in between is decided here. A body that is not whole soon, or long,
 """
 
 import logging
-import socket
-import struct
 import time
 from collections.abc import Awaitable
 from typing import Any
@@ -23,11 +21,14 @@ from crew_wsgi.access import log_access
 from crew_wsgi.answers import head_of, length_of, reframed
 from crew_wsgi.download import Download
 from crew_wsgi.intake import Head, request_id_of, too_large
+from crew_wsgi.limits import COLLECTED_AT_ONCE
 from crew_wsgi.messages import CONTENT_TYPE, Response, decode_response, encode_request
+from crew_wsgi.patience import Patience
 from crew_wsgi.problems import Problem, bad_request, problem_of, respond
 from crew_wsgi.server import Server
+from crew_wsgi.tcp import is_reset, reset
 from crew_wsgi.timer import Timer
-from crew_wsgi.upload import Upload, is_reset
+from crew_wsgi.upload import Upload
 
 __all__ = ['Handler']
 
@@ -42,9 +43,8 @@ LINGER = 5.0
 
 COUNTABLE = len(str(2**62)) - 1
 
-#: A request whose body is not whole by then is sent on with what there is of it: at so many bytes, or after so many
-#: seconds. A slow small body does not hold a worker before.
-DISPATCH_AT = 64 * 1024
+#: A body of unknown length may be one end of a conversation: what there is of it is sent on after so many seconds. One
+#: with a length is whole at some time, and no worker is held before, up to ``COLLECTED_AT_ONCE``.
 DISPATCH_AFTER = 0.1
 
 
@@ -65,18 +65,26 @@ class Handler(httputil.HTTPMessageDelegate):
         self._request_id = ''
         self._head: Head | None = None
         self._call_id: str | None = None
-        patience = server.limits.body_timeout
+        patience = server.limits.body_timeout, server.limits.min_rate
         self._upload = Upload(
-            connection.stream, server.caller, patience, on_late=self._body_late, on_gone=self.on_connection_close
+            connection.stream,
+            server.caller,
+            server.collected,
+            Patience(*patience),
+            on_late=self._body_late,
+            on_gone=self.on_connection_close,
+            on_crowded=self._body_crowded,
         )
         self._download = Download(
             connection,
-            patience,
+            server.untaken,
+            Patience(*patience),
             on_credit=self._credit,
             on_moved=self._mind_clock,
             on_gone=self.on_connection_close,
             on_stalled=self._client_stalls,
             on_written=self._all_written,
+            on_crowded=self._answer_crowded,
         )
         # When the request is sent on though its body is not whole; later, when its client is cut off.
         self._timer = Timer()
@@ -111,17 +119,23 @@ class Handler(httputil.HTTPMessageDelegate):
         headers.pop('Expect', None)
         self._upload.expects = expects
         head = self._server.intake.read(start_line, headers, self._connection.context, self._request_id)
-        problem = head if isinstance(head, Problem) else self._server.admit()
-        if isinstance(head, Head):
-            self._head = head
+        if isinstance(head, Problem):
+            self._refuse(head)
+            return
+        self._head = head
+        if not self._has_body:
+            return
+        problem = self._server.admit()
         if problem is not None:
+            # Now, for nobody should send a body for nothing.
             self._refuse(problem)
-        elif expects and self._has_body:
+        elif expects:
             self._connection.set_close_callback(self.on_connection_close)
             self._dispatch()
-        elif self._has_body:
+        else:
             self._upload.watch()
-            self._timer.start(DISPATCH_AFTER, self._dispatch)
+            if 'Transfer-Encoding' in headers:
+                self._timer.start(DISPATCH_AFTER, self._dispatch)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Take a piece of the body; the next is read when what is returned is done."""
@@ -133,7 +147,7 @@ class Handler(httputil.HTTPMessageDelegate):
             return None
         held_back = self._upload.take(chunk)
         self._mind_clock()
-        if self._call_id is None and not self._answered and self._upload.size >= DISPATCH_AT:
+        if self._call_id is None and not self._answered and self._upload.size >= COLLECTED_AT_ONCE:
             self._dispatch()
         return held_back
 
@@ -170,6 +184,13 @@ class Handler(httputil.HTTPMessageDelegate):
         self._refuse(bad_request(late, 408))
         self._end()
 
+    def _body_crowded(self) -> None:
+        self._refuse(bad_request('The body of the request comes slowly, and there is no room for it now.', 408))
+        self._end()
+
+    def _answer_crowded(self) -> None:
+        self._give_up_client('it takes its answer slowly, and there is no room for that now')
+
     def _stop_timers(self) -> None:
         self._timer.stop()
         self._upload.stop()
@@ -188,6 +209,10 @@ class Handler(httputil.HTTPMessageDelegate):
             return
         # From here on Tornado tells of a client that hangs up by this callback alone.
         self._connection.set_close_callback(self.on_connection_close)
+        problem = self._server.admit()
+        if problem is not None:
+            self._refuse(problem)
+            return
         try:
             self._send()
         except ConnectionError as error:
@@ -216,6 +241,7 @@ class Handler(httputil.HTTPMessageDelegate):
         idempotent = request.method in IDEMPOTENT
         self._server.caller.send(call, task_queue_name(route.queue), self._received, idempotent=idempotent)
         self._call_id = call.correlation_id
+        self._server.send(self)
         if call.more:
             self._upload.begin(call.correlation_id)
         else:
@@ -252,6 +278,7 @@ class Handler(httputil.HTTPMessageDelegate):
         if self._call_id is not None:
             self._server.caller.cancel(self._call_id)
             self._call_id = None
+            self._server.settle(self)
 
     # From the worker
 
@@ -261,6 +288,7 @@ class Handler(httputil.HTTPMessageDelegate):
             return
         if isinstance(part, CrewError) or (part.last if isinstance(part, Chunk) else not part.more):
             self._call_id = None
+            self._server.settle(self)
             self._upload.abandon()
         try:
             if isinstance(part, CrewError):
@@ -309,7 +337,7 @@ class Handler(httputil.HTTPMessageDelegate):
         """Write the head, and what there is of the body."""
         if self._answered:
             raise ProtocolError('a second answer came')
-        self._answered = True
+        self._answered = self._upload.interactive = True
         self._timer.stop()
         self._status = response.code
         early = self._has_body and not self._upload.ended
@@ -348,11 +376,10 @@ class Handler(httputil.HTTPMessageDelegate):
         self._download.clear()
         self._discarding = True
         self._upload.discard()
-        stream = self._connection.stream
-        if self._unbounded and not stream.closed():
-            # Its end is all that such a body has: a plain close would say that this was it, a reset does not.
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-        stream.close()
+        if self._unbounded:
+            # Its end is all that such a body has: a plain close would say that this was it.
+            reset(self._connection.stream)
+        self._connection.stream.close()
         self._leave()
 
     def _end(self) -> None:
@@ -368,13 +395,15 @@ class Handler(httputil.HTTPMessageDelegate):
             self._sent()
 
     def _client_stalls(self) -> None:
+        limits = self._server.limits
+        self._give_up_client(f'it reads too slowly, {limits.body_timeout:g} s behind {limits.min_rate} bytes a second')
+
+    def _give_up_client(self, why: str) -> None:
         log.info(
-            'closing the connection of %s: it took none of its response for %g s (request %s)',
-            self._connection.context.remote_ip,
-            self._server.limits.body_timeout,
-            self._request_id,
+            'closing the connection of %s: %s (request %s)', self._connection.context.remote_ip, why, self._request_id
         )
-        self._connection.stream.close()
+        # What the kernel holds for it is given up, too.
+        reset(self._connection.stream)
 
     def _sent(self) -> None:
         self._stop_timers()

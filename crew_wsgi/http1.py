@@ -2,8 +2,7 @@
 
 Whoever stands in front of us may read ambiguous bytes in another way, and a request could hide in the difference. So
 what is malformed is refused, by an answer like any other of ours, and nothing that comes behind it is read. Tornado
-carries the bytes (its ``TCPServer`` and ``IOStream``); its own parser would accept some of this, and refuse the rest
-with a bare 400.
+carries the bytes (its ``IOStream``); its own parser would accept some of this, and refuse the rest with a bare 400.
 """
 
 import asyncio
@@ -12,16 +11,18 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tornado import httputil
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
-from tornado.tcpserver import TCPServer
+from tornado.netutil import ssl_wrap_socket
 
+from crew_wsgi.budget import Budget
 from crew_wsgi.headers import is_token
-from crew_wsgi.problems import Problem, bad_request
+from crew_wsgi.problems import CROWDED, Problem, bad_request, plain
+from crew_wsgi.sockets import Acceptor, answer_at_once
 
 __all__ = ['Connection', 'Context', 'Delegate', 'Exchange', 'HttpServer', 'Malformed', 'Times', 'parse_head']
 
@@ -40,6 +41,9 @@ CHUNKS_PER_TURN = 256
 
 #: Digits of the longest Content-Length that is looked at.
 COUNTABLE = 18
+
+#: A connection that has been idle for so long may be closed for another's sake, in seconds.
+SETTLED = 0.5
 
 _END = re.compile(rb'\n\r?\n')
 _CONTROL = re.compile(rb'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]')
@@ -76,7 +80,7 @@ class Times:
     """
 
     idle: float = 75.0
-    head: float = 60.0
+    head: float = 20.0
     linger: float = 5.0
 
 
@@ -119,51 +123,129 @@ class Context:
     @property
     def remote_ip(self) -> str:
         """The address without a port, for logs."""
-        return str(self.address[0]) if isinstance(self.address, tuple) else 'unix'
+        return _name(self.address)
 
 
-class HttpServer(TCPServer):
+class HttpServer:
     """Accepts connections.
 
     Args:
         begin: makes the delegate of each request.
         max_head: the longest request line and header section together, in bytes.
+        max_connections: how many may be open. When there are more, that one is closed which has been idle for longest;
+            if none is, the new one is answered 503.
         times: see :class:`Times`.
+        budget: bounds what all heads that are not whole may take.
         tls: for HTTPS.
     """
 
     def __init__(
         self,
-        begin: 'Callable[[Connection, Exchange], Delegate]',
-        max_head: int,
-        times: Times,
+        begin: 'Callable[[Exchange], Delegate]',
         *,
+        max_head: int,
+        max_connections: int,
+        times: Times,
+        budget: Budget,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(ssl_options=tls)
         self.begin = begin
         self.max_head = max_head
         self.times = times
+        self.budget = budget
+        self._max_connections = max_connections
+        self._tls = tls
+        self._acceptor = Acceptor(self._accepted, self._make_room)
         self._connections: dict[Connection, asyncio.Future[None]] = {}
+        # Since when they have been idle; who has been for longest comes first.
+        self._idle: dict[Connection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
-    def handle_stream(self, stream: IOStream, address: Any) -> None:
-        """Serve a connection (Tornado's ``TCPServer``)."""
-        protocol = 'https' if isinstance(stream, SSLIOStream) else 'http'
-        connection = Connection(self, stream, Context(address, protocol))
-        serving = asyncio.ensure_future(connection.serve())
-        self._connections[connection] = serving
-        serving.add_done_callback(lambda _: self._connections.pop(connection, None))
+    def add_sockets(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections at these sockets."""
+        for listening in sockets:
+            self._acceptor.add(listening)
+
+    def stop(self) -> None:
+        """Accept no more connections."""
+        self._acceptor.close()
 
     async def wait_closed(self, timeout: float) -> None:
         """Wait until no connection is open, for at most ``timeout`` seconds."""
         if self._connections:
             await asyncio.wait(self._connections.values(), timeout=timeout)
 
+    def close_idle(self) -> None:
+        """Close all connections that have no request."""
+        for connection in list(self._idle):
+            connection.stream.close()
+
     async def close_all_connections(self) -> None:
         """Close all connections, whatever happens on them."""
         for connection in self._connections:
             connection.stream.close()
         await asyncio.gather(*self._connections.values(), return_exceptions=True)
+
+    # Accepting
+
+    def _accepted(self, connected: socket.socket, address: Any) -> None:
+        if len(self._connections) >= self._max_connections and not self._make_room():
+            log.warning('refusing a connection of %s: all %d are busy', _name(address), self._max_connections)
+            answer_at_once(connected, b'' if self._tls is not None else plain(CROWDED))
+            return
+        stream = self._stream(connected)
+        if stream is None:
+            return
+        connection = Connection(self, stream, Context(address, 'https' if self._tls is not None else 'http'))
+        serving = asyncio.ensure_future(connection.serve())
+        self._connections[connection] = serving
+        serving.add_done_callback(lambda _: self._connections.pop(connection, None))
+
+    def _stream(self, connected: socket.socket) -> IOStream | None:
+        if self._tls is None:
+            return IOStream(connected)
+        try:
+            return SSLIOStream(ssl_wrap_socket(connected, self._tls, server_side=True, do_handshake_on_connect=False))
+        except OSError:
+            # It was reset while it waited to be accepted.
+            connected.close()
+            return None
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest; return whether there was one."""
+        connection, since = next(iter(self._idle.items()), (None, 0.0))
+        # The request of one that has just come may be on its way.
+        if connection is None or asyncio.get_running_loop().time() < since + SETTLED:
+            return False
+        self.not_idle(connection)
+        self._connections.pop(connection, None)
+        connection.stream.close()
+        return True
+
+    # Idle connections
+
+    def idle(self, connection: 'Connection') -> None:
+        """Take note that a connection has no request."""
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self.times.idle, self._close_late)
+
+    def not_idle(self, connection: 'Connection') -> None:
+        """Take note that a connection has a request, or is closed."""
+        self._idle.pop(connection, None)
+
+    def _close_late(self) -> None:
+        """Close who has been idle for too long. One timer for all: most have a request long before."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        for connection, since in list(self._idle.items()):
+            late = since + self.times.idle - loop.time()
+            if late > 0:
+                self._timer = loop.call_later(late, self._close_late)
+                return
+            self.not_idle(connection)
+            connection.stream.close()
 
 
 class Connection:
@@ -188,13 +270,38 @@ class Connection:
         self.stream.set_nodelay(True)
         try:
             while True:
-                exchange = Exchange(self)
-                if not await exchange.run(self.server.begin(self, exchange)):
+                if not await self._begins() or not await Exchange(self).run():
                     return
                 # Requests that are there already must not keep others waiting.
                 await asyncio.sleep(0)
         finally:
             self.stream.close()
+
+    async def _begins(self) -> bool:
+        """Wait for the first bytes of a request; return whether they have come."""
+        self._skip_empty_lines()
+        if not self._has_nothing:
+            return True
+        self.server.idle(self)
+        try:
+            while self._has_nothing:
+                self.buffer += await self.stream.read_bytes(PIECE, partial=True)
+                self._skip_empty_lines()
+        except StreamClosedError:
+            return False
+        finally:
+            self.server.not_idle(self)
+        return True
+
+    @property
+    def _has_nothing(self) -> bool:
+        # Half of an empty line is no beginning either.
+        return len(self.buffer) < 2 and bytes(self.buffer) in (b'', b'\r')
+
+    def _skip_empty_lines(self) -> None:
+        # RFC 9112 §2.2: some clients send one behind a body.
+        while self.buffer.startswith(b'\r\n'):
+            del self.buffer[:2]
 
 
 class Exchange(httputil.HTTPConnection):
@@ -231,9 +338,9 @@ class Exchange(httputil.HTTPConnection):
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._close_callback: Callable[[], None] | None = None
 
-    async def run(self, delegate: Delegate) -> bool:
+    async def run(self) -> bool:
         """Read the request, and wait until it is answered; return whether the connection is good for another."""
-        self._delegate = delegate
+        delegate = self._delegate = self._server.begin(self)
         try:
             await self._receive(delegate)
             await self._answered()
@@ -251,6 +358,7 @@ class Exchange(httputil.HTTPConnection):
             return False
         finally:
             self._stop_timer()
+            self._server.budget.release(self)
             self.stream.set_close_callback(None)
         return not self._closing and not self.stream.closed()
 
@@ -283,6 +391,8 @@ class Exchange(httputil.HTTPConnection):
         assert self._delegate is not None
         self._stop_timer()
         self._refused = self._closing = True
+        self._server.budget.release(self)
+        self._buffer.clear()
         self._delegate.refuse(error.problem, self._start_line)
         self._timer = asyncio.get_running_loop().call_later(self._server.times.linger, self.stream.close)
         if not self.stream.closed():
@@ -297,38 +407,28 @@ class Exchange(httputil.HTTPConnection):
     async def _read_head(self) -> bytes:
         buffer, server = self._buffer, self._server
         loop = asyncio.get_running_loop()
-        self._skip_empty_lines()
-        if self._has_nothing:
-            self._timer = loop.call_later(server.times.idle, self.stream.close)
-            while self._has_nothing:
-                await self._fill()
-                self._skip_empty_lines()
-            self._stop_timer()
         seen = 0
         while (end := _END.search(buffer, max(seen - 2, 0))) is None and len(buffer) <= server.max_head:
             if self._timer is None:
                 self._timer = loop.call_later(server.times.head, self._head_late)
             seen = len(buffer)
+            server.budget.hold(self, seen)
             await self._fill()
         self._stop_timer()
+        server.budget.release(self)
         if end is None or end.end() > server.max_head:
             self._start_line = _guessed(buffer)
             raise Malformed(f'The head of the request is longer than {server.max_head} bytes.', 431)
         return self._taken(end.end())
 
-    @property
-    def _has_nothing(self) -> bool:
-        # Half of an empty line is no beginning either.
-        return len(self._buffer) < 2 and bytes(self._buffer) in (b'', b'\r')
-
-    def _skip_empty_lines(self) -> None:
-        # RFC 9112 §2.2: some clients send one behind a body.
-        while self._buffer.startswith(b'\r\n'):
-            del self._buffer[:2]
-
     def _head_late(self) -> None:
         self._start_line = _guessed(self._buffer)
         self._refuse(Malformed('The head of the request did not come in time.', 408))
+
+    def give_way(self) -> None:
+        """Give up a head that is not whole: many are not, and together they take too much."""
+        self._start_line = _guessed(self._buffer)
+        self._refuse(Malformed('The head of the request comes slowly, and there is no room for it now.', 408))
 
     async def _read_length(self, length: int) -> None:
         while length:
@@ -625,6 +725,10 @@ def framing(start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders
         raise Malformed('The body of the request is longer than anybody can take.', 413)
     headers['Content-Length'] = digits
     return False, int(digits)
+
+
+def _name(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else 'unix'
 
 
 def _guessed(head: bytes | bytearray) -> httputil.RequestStartLine:

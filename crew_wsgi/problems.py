@@ -23,7 +23,7 @@ from crew.exceptions import (
 )
 from crew_wsgi.messages import Response
 
-__all__ = ['Problem', 'problem_of', 'respond']
+__all__ = ['Problem', 'plain', 'problem_of', 'respond']
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,13 @@ class Problem:
     retry_after: int | None = None
 
 
+CROWDED = Problem(503, 'connection_limit_reached', 'Too many clients are connected.', 1)
 TOO_MANY = Problem(503, 'connection_limit_reached', 'Too many requests are in flight.', 1)
 NOT_FOUND = Problem(404, 'destination_not_found', 'There is no application for this host and path.')
 UNAVAILABLE = Problem(503, 'destination_unavailable', 'The queue cannot be reached now.', 5)
-UNKNOWN = Problem(504, 'http_response_timeout', 'Neither queue nor worker has answered in time; the request may have run.')
+UNKNOWN = Problem(
+    504, 'http_response_timeout', 'Neither queue nor worker has answered in time; the request may have run.'
+)
 
 
 _OFFERS = ('text/plain', 'text/html', 'application/problem+json', 'application/json')
@@ -103,6 +106,13 @@ def respond(problem: Problem, accept: str = '') -> Response:
     if problem.retry_after is not None:
         headers.append(('Retry-After', str(problem.retry_after)))
     return Response(status=f'{problem.status} {_phrase(problem.status)}', headers=headers, body=body)
+
+
+def plain(problem: Problem) -> bytes:
+    """Return a whole answer for a client whose request is not looked at."""
+    response = respond(problem)
+    lines = [f'HTTP/1.1 {response.status}', *(f'{name}: {value}' for name, value in response.headers)]
+    return '\r\n'.join([*lines, 'Server: crew', 'Connection: close', '', '']).encode() + response.body
 
 
 def _body(problem: Problem, accept: str) -> tuple[str, bytes]:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Protocol
 
 from crew.master.caller import Caller
+from crew_wsgi.budget import Budget
 from crew_wsgi.forwarded import Proxies
 from crew_wsgi.intake import NO_PROXIES, Intake
 from crew_wsgi.limits import Limits
@@ -20,12 +21,20 @@ class Open(Protocol):
 class Server:
     """What all requests of a front share.
 
+    A request is *open* from its head to the last byte of its answer, and *in flight* while a worker is to take it or
+    runs it: what a client is slow at, before and after, takes no place from others, but memory, which has a bound of
+    its own.
+
     Args:
         caller: sends calls.
         routes: which application a request is for.
         limits: see :class:`crew_wsgi.limits.Limits`.
         proxies: who is believed about where a request came from.
         root_path: where all applications are for the client, without a slash at its end.
+
+    Attributes:
+        collected: bounds what has come of requests that are not whole.
+        untaken: bounds what is left of answers that no worker has more of.
     """
 
     def __init__(
@@ -34,14 +43,17 @@ class Server:
         self.caller = caller
         self.limits = limits
         self.intake = Intake(routes, limits, proxies, root_path)
+        self.collected = Budget(limits.max_collected)
+        self.untaken = Budget(limits.max_untaken)
         self.open: set[Open] = set()
+        self.in_flight: set[Open] = set()
         self.refused: set[Open] = set()
         self.draining = False
         self._drained: asyncio.Future[None] | None = None
 
     def admit(self) -> Problem | None:
-        """Return why a request that has entered cannot be taken on now, or None."""
-        if len(self.open) > self.limits.max_inflight:
+        """Return why no request can be sent on now, or None."""
+        if len(self.in_flight) >= self.limits.max_inflight:
             return TOO_MANY
         if not self.caller.reply_to:
             return UNAVAILABLE
@@ -51,13 +63,22 @@ class Server:
         """Count a request that begins."""
         self.open.add(request)
 
+    def send(self, request: Open) -> None:
+        """Count a request as in flight."""
+        self.in_flight.add(request)
+
+    def settle(self, request: Open) -> None:
+        """Count a request as no longer in flight: no worker has to do with it any more."""
+        self.in_flight.discard(request)
+
     def refuse(self, request: Open) -> None:
-        """Count a request as no longer in flight, though its client may still send, or read the answer."""
+        """Count a request as refused, though its client may still send, or read the answer."""
         self.open.discard(request)
         self.refused.add(request)
 
     def leave(self, request: Open) -> None:
         """Count a request as over: all of the response has been sent, or the client is gone."""
+        self.settle(request)
         self.open.discard(request)
         self.refused.discard(request)
         if not self._busy and self._drained is not None and not self._drained.done():

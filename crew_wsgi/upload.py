@@ -1,7 +1,7 @@
 """The body of a request on its way to the worker: collected until the request is sent on, then as the worker asks."""
 
 import asyncio
-import socket
+import time
 from collections.abc import Awaitable, Callable
 
 from tornado.iostream import IOStream
@@ -9,15 +9,15 @@ from tornado.iostream import IOStream
 from crew.master.caller import Caller
 from crew.messages import Credit
 from crew.streams import Sender
+from crew_wsgi.budget import Budget
+from crew_wsgi.patience import Patience
+from crew_wsgi.tcp import is_gone
 from crew_wsgi.timer import Timer
 
-__all__ = ['Upload', 'is_reset']
+__all__ = ['Upload']
 
 #: How often a client is looked for whose body is not read now, in seconds.
 LOOK_EVERY = 1.0
-
-#: States of a connection in Linux's ``tcp_states.h``: it was reset, and the other end sends no more.
-TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
 
 class Upload:
@@ -26,64 +26,87 @@ class Upload:
     Args:
         stream: where it comes from.
         caller: sends it on.
-        patience: how long the client may send nothing while more is wanted, in seconds.
-        on_late: called when it was silent for so long.
+        budget: bounds what is collected of all bodies.
+        patience: with the client, while it is to send more.
+        on_late: called when that is over.
         on_gone: called when it hung up while nothing was read.
+        on_crowded: called when what was collected is to give way.
 
     Attributes:
         size: how many bytes have come.
         ended: whether all have come.
         expects: whether the client waits to be told to go on (RFC 9110 §10.1.1).
+        interactive: whether the answer has begun: then client and application talk to each other, at their own pace.
     """
 
     def __init__(
         self,
         stream: IOStream,
         caller: Caller,
-        patience: float,
+        budget: Budget,
+        patience: Patience,
         *,
         on_late: Callable[[], None],
         on_gone: Callable[[], None],
+        on_crowded: Callable[[], None],
     ) -> None:
         self.size = 0
         self.ended = False
         self.expects = False
+        self.interactive = False
         self._stream = stream
         self._caller = caller
+        self._budget = budget
         self._patience = patience
         self._on_late = on_late
         self._on_gone = on_gone
+        self._on_crowded = on_crowded
         self._collected: list[bytes] = []
         self._sender: Sender | None = None
         self._held_back: asyncio.Future[None] | None = None
         self._wanted = True
-        self._timer = Timer()
+        self._clock = Timer()
+        self._look = Timer()
 
     # From the client
 
     def watch(self) -> None:
         """Begin to wait for the client's next bytes."""
-        self._timer.stop()
         if self._wanted:
-            self._timer.start(self._patience, self._on_late)
+            self._patience.wait(time.monotonic())
+            self._check()
 
     def take(self, data: bytes) -> Awaitable[None] | None:
         """Take a piece; the next is to be read when what is returned is done."""
         self.size += len(data)
-        self.watch()
+        if self.interactive:
+            self._patience.renew(time.monotonic())
+        else:
+            self._patience.moved(len(data), time.monotonic())
         if self._sender is None:
             self._collected.append(data)
+            self._budget.hold(self, self.size)
             return None
         self._sender.write(data)
         return self.send()
 
     def end(self) -> None:
         """Take note that this was all."""
-        self._timer.stop()
+        self.stop()
         self.ended = True
         if self._sender is not None:
             self._sender.end()
             self.send()
+
+    def _check(self) -> None:
+        """Look whether the client has been too slow; what it sends meanwhile sets no timer anew."""
+        deadline, now = self._patience.deadline, time.monotonic()
+        if deadline is None:
+            return
+        if deadline > now:
+            self._clock.start(deadline - now, self._check)
+        else:
+            self._on_late()
 
     # To the worker
 
@@ -94,11 +117,11 @@ class Upload:
 
     def begin(self, correlation_id: str) -> None:
         """Take note that the call was sent with what was collected; the rest goes when the worker asks for it."""
-        self._collected.clear()
+        self.clear()
         if not self.ended:
             # Nothing goes before the application reads, and nothing of the body is read either.
             self._sender = Sender(correlation_id, credit=0)
-            self._timer.stop()
+            self._await_worker()
 
     def grant(self, credit: Credit) -> bool:
         """Take the worker's word for how far the body may go; return whether it is news."""
@@ -112,8 +135,8 @@ class Upload:
             self._caller.tell(chunk)
         if not self._sender.pending:
             return None
-        # Whoever reads slowly is the application; the client is not to blame.
-        self._timer.start(LOOK_EVERY, self._look_for_client)
+        self._await_worker()
+        self._look.start(LOOK_EVERY, self._look_for_client)
         if self._held_back is None:
             self._held_back = asyncio.get_running_loop().create_future()
         return self._held_back
@@ -132,49 +155,50 @@ class Upload:
         sender = self._sender
         return sender is not None and not self.ended and not sender.pending and sender.wanted
 
+    def _await_worker(self) -> None:
+        # Whoever reads slowly is the application; the client is not to blame.
+        self._patience.stop(time.monotonic())
+        self._clock.stop()
+
     def _look_for_client(self) -> None:
         """Find out whether the client is still there: Tornado finds out by reading, and nothing is read now."""
-        if self._stream.closed() or _tcp_state(self._stream.socket) in (TCP_CLOSE, TCP_CLOSE_WAIT):
+        if self._stream.closed() or is_gone(self._stream.socket):
             self._stream.close()
             self._on_gone()
         elif self._held_back is not None:
-            self._timer.start(LOOK_EVERY, self._look_for_client)
+            self._look.start(LOOK_EVERY, self._look_for_client)
 
     # Giving up
+
+    def give_way(self) -> None:
+        """Give up a body that is not whole: together they take too much."""
+        self._collected.clear()
+        self._on_crowded()
 
     def clear(self) -> None:
         """Forget what was collected."""
         self._collected.clear()
+        self._budget.release(self)
 
     def abandon(self) -> None:
         """Take note that nobody waits for the rest, so that the client may take its time."""
         self._wanted = False
-        self._timer.stop()
+        self.clear()
+        self.stop()
 
     def discard(self) -> None:
         """Read the rest, to throw it away."""
-        self._timer.stop()
+        self.abandon()
         self._sender = None
         self._release()
 
     def stop(self) -> None:
-        """Stop the clock."""
-        self._timer.stop()
+        """Stop the clocks."""
+        self._patience.stop(time.monotonic())
+        self._clock.stop()
+        self._look.stop()
 
     def _release(self) -> None:
         held_back, self._held_back = self._held_back, None
         if held_back is not None and not held_back.done():
             held_back.set_result(None)
-
-
-def is_reset(connection: socket.socket) -> bool:
-    """Return whether a connection was reset, whatever of it is still to be read."""
-    return _tcp_state(connection) == TCP_CLOSE
-
-
-def _tcp_state(connection: socket.socket) -> int:
-    """Return the state of a connection; 0 if it is not one of TCP."""
-    try:
-        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    except OSError:
-        return 0

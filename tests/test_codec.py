@@ -61,7 +61,7 @@ calls = st.builds(
     sent=st.none() | seconds.map(lambda later: 1_700_000_000 + later),
     more=st.booleans(),
     headers=headers,
-)
+).filter(lambda call: call.reply_to or not call.more)
 others: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Reply,
@@ -343,6 +343,24 @@ def test_the_expiration_is_whole_milliseconds_and_never_sooner(seconds: float) -
     assert seconds * 1000 <= expiration < seconds * 1000 + 1
 
 
+@example(1)
+@example(1001)
+@example(2**40 * 1000 - 1)
+@given(st.integers(1, 2**32 * 1000 - 1))
+def test_times_that_came_are_sent_on_to_the_millisecond(milliseconds: int) -> None:
+    headers = {'crew-v': 1, 'crew-sent': milliseconds, 'crew-timeout': min(milliseconds, 2**32 * 1000 - 1)}
+    envelope = Envelope(type='call', correlation_id='1', headers=headers, expiration=milliseconds % 4_294_967_000)
+    call = codec.decode(envelope)
+    assert isinstance(call, Call)
+    again = codec.encode_call(call)
+    assert (again.headers, again.expiration) == (headers, envelope.expiration)
+
+
+def test_a_call_whose_body_goes_on_has_somebody_to_be_asked_for_it() -> None:
+    with pytest.raises(ValueError, match='must have a reply_to'):
+        codec.encode_call(Call(correlation_id='1', more=True))
+
+
 def test_a_call_nobody_waits_for_leaves_no_dead_letter_address() -> None:
     assert REPLY_KEY not in codec.encode_call(Call(correlation_id='1')).headers
 
@@ -417,6 +435,9 @@ def test_header_values_that_are_no_utf_8_are_refused(value: str) -> None:
         {'timeout': 0},
         {'timeout': math.nan},
         {'timeout': math.inf},
+        {'sent': -0.001},
+        {'sent': math.nan},
+        {'sent': 2.0**40},
     ],
     ids=lambda fields: '{}={!r:.12}'.format(*next(iter(fields.items()))),
 )
@@ -727,6 +748,10 @@ ACCEPT = b'{"inbox": "q", "ask": %s, "redelivered": false, "ran": %s, "timeout":
         Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-sent': Decimal(1)}),
         Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-timeout': 0}),
         Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-timeout': 10**400}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-sent': -1}),
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-sent': 10**40}),
+        # Its run would wait for ever for what nobody sends.
+        Envelope(type='call', correlation_id='1', headers={'crew-v': 1, 'crew-more': True}),
         Envelope(type='call', correlation_id='1', headers={'crew-v': 1}, expiration=-1),
         Envelope(type='call', correlation_id='1', headers={'crew-v': 1}, expiration=10**254),
         Envelope(type='call', correlation_id='1', headers={'crew-v': 1}, expiration=10**400),

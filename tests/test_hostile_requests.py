@@ -395,7 +395,7 @@ def test_who_goes_on_sending_is_cut_off(front: Front) -> None:
 
 
 def test_a_head_that_comes_slowly_is_given_up(stack: Stack, front: Front) -> None:
-    hurried = stack.front('--body-timeout', '1').await_ready()
+    hurried = stack.front('--head-timeout', '1').await_ready()
     began = time.monotonic()
     with Wire(hurried.port) as wire:
         wire.send(b'GET / HTTP/1.1\r\nX-Slow: ')

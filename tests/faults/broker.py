@@ -14,9 +14,9 @@ from tests.faults.stage import Stage
 CALM = Work(pause=0.02)
 
 #: More than the one thread can do that serves it: something waits in the queue all the time.
-MUCH = Work(shortest=0.03, longest=0.05, pause=0.02)
+MUCH = Work(shortest=0.015, longest=0.03, pause=0.01)
 
-#: The longest pause between two attempts, and a moment, in seconds.
+#: The longest pause between two attempts, and a moment, in seconds. A front that is back first waits for workers.
 BACK = 8.0
 
 #: What may be slow on a loaded machine that is answered at once, in seconds.
@@ -40,7 +40,7 @@ def _check_refused_at_once(stage: Stage, within: float = AT_ONCE) -> None:
 # Gone and back
 
 
-@scenario('broker: stop_app, start_app', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True)
+@scenario('broker: stop_app, start_app', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True)
 def restart_app(stage: Stage) -> None:
     """An operator stops RabbitMQ in its node for two seconds. In flight: 502 at once; new: 503 at once."""
     _stack(stage)
@@ -51,7 +51,7 @@ def restart_app(stage: Stage) -> None:
     _check_refused_at_once(stage)
 
 
-@scenario('broker: SIGTERM, started again', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True)
+@scenario('broker: SIGTERM, started again', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True)
 def restart(stage: Stage) -> None:
     """The node ends in good order and is started again."""
     _stack(stage)
@@ -62,7 +62,7 @@ def restart(stage: Stage) -> None:
 
 
 @scenario(
-    'broker: kill -9, started again', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True, short=True
+    'broker: kill -9, started again', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True, short=True
 )
 def kill(stage: Stage) -> None:
     """The node is killed and started again."""
@@ -73,7 +73,7 @@ def kill(stage: Stage) -> None:
     _check_refused_at_once(stage)
 
 
-@scenario('broker: kill -9 while requests wait', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True)
+@scenario('broker: kill -9 while requests wait', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True)
 def kill_waiting(stage: Stage) -> None:
     """The same with requests in the queue, which are gone with it."""
     stage.front()
@@ -158,15 +158,15 @@ def _memory_alarm(stage: Stage) -> Iterator[None]:
 # Queues
 
 
-@scenario('broker: an operator deletes the queue', statuses={503, 504}, longest=4.0, recovers=4.0, short=True)
+@scenario('broker: an operator deletes the queue', statuses={503, 504}, longest=3.0, recovers=3.0, short=True)
 def delete_queue(stage: Stage) -> None:
-    """What waits in it is gone, without a word to anybody: 503 or 504 by the front's timer (``--queue-timeout 2``).
+    """What waits in it is gone, without a word to anybody: 503 or 504 by the front's timer (``--queue-timeout 1``).
 
     Until a worker has made the queue anew the front's messages come back: 503 at once.
     """
-    stage.front('--queue-timeout', '2')
+    stage.front('--queue-timeout', '1')
     stage.worker()
-    with stage.load(work=MUCH, settle=0.3), stage.fault():
+    with stage.load(work=MUCH, settle=0.5), stage.fault():
         _delete(stage)
 
 
@@ -292,7 +292,7 @@ def close_each(stage: Stage) -> None:
 
 
 @scenario(
-    'broker: the password is changed for a while', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True
+    'broker: the password is changed for a while', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True
 )
 def password(stage: Stage) -> None:
     """Nobody notices until connections are closed; then they are refused, until the old password counts again."""
@@ -310,7 +310,7 @@ def password(stage: Stage) -> None:
 
 
 @scenario(
-    'broker: permissions are taken away for a while', statuses={502, 503}, longest=3.0, recovers=BACK, own_broker=True
+    'broker: permissions are taken away for a while', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True
 )
 def permissions(stage: Stage) -> None:
     """The user may do nothing for some seconds. Open connections are closed, so that nothing is remembered."""
@@ -343,7 +343,7 @@ def permissions_open(stage: Stage) -> None:
 @scenario(
     'broker: the virtual host is deleted and made again',
     statuses={502, 503},
-    longest=3.0,
+    longest=BACK,
     recovers=BACK,
     own_broker=True,
 )
@@ -364,7 +364,7 @@ def _make_host(stage: Stage) -> None:
     stage.broker.ctl('set_permissions', '--vhost', 'faults', 'guest', '.*', '.*', '.*')
 
 
-@scenario('broker: no more connections are allowed', statuses={502, 503}, longest=6.0, recovers=BACK, own_broker=True)
+@scenario('broker: no more connections are allowed', statuses={502, 503}, longest=BACK, recovers=BACK, own_broker=True)
 def connection_limit(stage: Stage) -> None:
     """A limit of the virtual host lets none in that was closed; without it they are back."""
     _stack(stage)

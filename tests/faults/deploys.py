@@ -24,6 +24,61 @@ def replace(stage: Stage) -> None:
         version.await_only('2')
 
 
+@scenario('deploy: kill -HUP', recovers=0.0, longest=3.0, short=True)
+def reload(stage: Stage) -> None:
+    """The supervisor replaces its processes one by one by such that have loaded the new version. Nobody notices."""
+    version = Version(stage, '1')
+    stage.front()
+    worker = stage.worker(processes=2, env=version.env)
+    with stage.load(settle=0.3):
+        version.set('2')
+        with stage.fault():
+            worker.signal(signal.SIGHUP)
+            worker.await_log('reloaded', 30)
+        version.await_only('2')
+
+
+@scenario('deploy: kill -HUP, a version that does not start', recovers=0.0, longest=3.0)
+def reload_broken(stage: Stage) -> None:
+    """The new version raises as it is imported: the old one goes on, and the next SIGHUP brings one that starts."""
+    version = Version(stage, '1')
+    stage.front()
+    worker = stage.worker('--threads', '2', processes=2, env=version.env)
+    before = stage.processes()
+    with stage.load():
+        version.set('broken')
+        with stage.fault():
+            worker.signal(signal.SIGHUP)
+            worker.await_log('the reload has stopped', 30)
+        stage.sleep(1)
+        version.await_only('1')
+        stage.check(stage.processes() == before, 'a process of the old version was replaced')
+        version.set('3')
+        with stage.fault():
+            worker.signal(signal.SIGHUP)
+            worker.await_log('reloaded', 30)
+        version.await_only('3')
+
+
+@scenario('deploy: kill -HUP, --threads 4, --prefetch 10 and --gevent 10', recovers=0.0, longest=3.0)
+def reload_kinds(stage: Stage) -> None:
+    """The same with workers of all kinds, twice, and again while a reload is under way."""
+    version = Version(stage, '1')
+    stage.front()
+    for kind in (('--threads', '4'), ('--prefetch', '10'), ('--gevent', '10')):
+        stage.worker(*kind, env=version.env)
+    with stage.load():
+        for text in ('2', '3'):
+            version.set(text)
+            with stage.fault():
+                for worker in stage.workers:
+                    worker.signal(signal.SIGHUP)
+                stage.sleep(0.3)
+                for worker in stage.workers:
+                    worker.signal(signal.SIGHUP)
+                version.await_only(text, 60)
+
+
 class Version:
     """The version of the code, in a file."""
 
@@ -37,6 +92,9 @@ class Version:
         """Put another version there."""
         self._file.write_text(text)
 
-    def await_only(self, text: str) -> None:
+    def await_only(self, text: str, timeout: float = 5.0) -> None:
         """Wait until the last runs were all of this version."""
-        wait_until(lambda: {line.split()[4] for line in self._stage.stack.runs[-30:]} == {text}, 5, f'version {text}')
+        only = {text}
+        wait_until(
+            lambda: {line.split()[4] for line in self._stage.stack.runs[-30:]} == only, timeout, f'version {text}'
+        )

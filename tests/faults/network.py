@@ -132,7 +132,7 @@ def _refused(stage: Stage, who: str) -> None:
         stage.sleep(6)
 
 
-@scenario('network: connections are accepted 3 s late', statuses={502, 503}, longest=3.0, recovers=8.0)
+@scenario('network: connections are accepted 3 s late', statuses={502, 503}, longest=8.0, recovers=8.0)
 def slow_accept(stage: Stage) -> None:
     """The front and the workers are reset, and get their next connection 3 s late."""
     proxy = _behind(stage, 'all')
