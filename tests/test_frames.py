@@ -31,7 +31,8 @@ TAG = 'ctag1.known'
 
 MESSAGES: list[Message] = [
     Call(correlation_id='1', reply_to='crew.master.1', body=b'x' * 10, expiration=30, timeout=60, sent=1.5),
-    Call(correlation_id='2', body=b'', priority=5, persistent=True, runs=1, more=True, headers={'a': 'ä', 'b': False}),
+    Call(correlation_id='2', priority=5, persistent=True, runs=1, headers={'a': 'ä', 'b': False}),
+    Reply(correlation_id='2', more=True),
     Call(correlation_id='2', headers={'a': 2**31, 'b': -(2**63), 'c': -1}),
     Reply(correlation_id='ü', body=b'{}', content_type='application/json', content_encoding='gzip'),
     Accept(correlation_id='3', inbox='crew.worker.1', ask=True, timeout=5),
@@ -402,7 +403,7 @@ def test_a_cut_at_any_byte_changes_nothing(loop: asyncio.AbstractEventLoop) -> N
     assert Ours(loop).read([data[at : at + 1] for at in range(len(data))]) == theirs
 
 
-FIRST, SECOND = (delivery(replace(codec.encode(MESSAGES[5]), body=b'x' * 90), tag) for tag in (1, 2))
+FIRST, SECOND = (delivery(replace(codec.encode(MESSAGES[6]), body=b'x' * 90), tag) for tag in (1, 2))
 OTHER = delivery(codec.encode(MESSAGES[0]), 1, channel=2)
 
 
