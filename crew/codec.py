@@ -46,6 +46,8 @@ OFFSET_KEY = 'crew-offset'
 LAST_KEY = 'crew-last'
 RESERVED = 'crew-'
 
+_OWN = frozenset({VERSION_KEY, SENT_KEY, TIMEOUT_KEY, RUNS_KEY, MORE_KEY, OFFSET_KEY, LAST_KEY, REPLY_KEY})
+
 # RabbitMQ routes by these, and closes the channel when they are not lists.
 ROUTING_HEADERS = frozenset({'CC', 'BCC'})
 
@@ -94,8 +96,12 @@ def decode(envelope: Envelope) -> Message:
 # Calls
 
 
-def encode_call(call: Call) -> Envelope:
+def encode_call(call: Call, reply_to: str | None = None) -> Envelope:
     """Return the envelope of a call; the queue's dead letters find the caller by a header of its own.
+
+    Args:
+        call: the call.
+        reply_to: the caller's reply queue, if it is another than the call says.
 
     Raises:
         ValueError: its headers are reserved, or too many for one AMQP frame; or there is more of its body, and nobody
@@ -103,9 +109,11 @@ def encode_call(call: Call) -> Envelope:
     """
     headers: dict[str, Any] = checked_headers(call.headers)
     headers[VERSION_KEY] = VERSION
-    _check_more(call)
-    if call.reply_to:
-        headers[REPLY_KEY] = call.reply_to
+    if reply_to is None:
+        reply_to = call.reply_to
+    _check_more(call.more, reply_to)
+    if reply_to:
+        headers[REPLY_KEY] = reply_to
     if call.sent is not None:
         headers[SENT_KEY] = round(call.sent * 1000)
     if call.timeout is not None:
@@ -118,7 +126,7 @@ def encode_call(call: Call) -> Envelope:
         type='call',
         body=call.body,
         correlation_id=call.correlation_id,
-        reply_to=call.reply_to,
+        reply_to=reply_to,
         content_type=call.content_type,
         content_encoding=call.content_encoding,
         headers=headers,
@@ -166,12 +174,12 @@ def _call(envelope: Envelope) -> Call:
         # Whoever holds a call may have to publish it again.
         headers=checked_headers(user_headers(envelope.headers)),
     )
-    _check_more(call)
+    _check_more(call.more, call.reply_to)
     return call
 
 
-def _check_more(call: Call) -> None:
-    if call.more and not call.reply_to:
+def _check_more(more: bool, reply_to: str) -> None:
+    if more and not reply_to:
         # Its run would wait for the rest for ever: with its caller's end its clock stands still.
         raise ValueError('a call whose body goes on in chunks must have a reply_to')
 
@@ -449,6 +457,8 @@ def checked_headers(headers: Mapping[str, HeaderValue]) -> dict[str, Any]:
     Raises:
         ValueError: a name is reserved or a value of another type, or they are too many for one AMQP frame.
     """
+    if not headers:
+        return {}
     size = 0
     for name, value in headers.items():
         if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_SHORT_STRING:
@@ -475,7 +485,7 @@ def user_headers(headers: Mapping[str, Any]) -> dict[str, HeaderValue]:
         # pika has an integer type of its own.
         name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value
         for name, value in headers.items()
-        if _is_users(name, value)
+        if name not in _OWN and _is_users(name, value)
     }
 
 

@@ -49,7 +49,7 @@ def _check_id(name: str, value: str) -> None:
 
 def _check_short(name: str, value: str) -> None:
     # AMQP 0-9-1 §4.2.5.3: a short string has at most 255 bytes.
-    if len(value.encode()) > MAX_SHORT_STRING:
+    if len(value if value.isascii() else value.encode()) > MAX_SHORT_STRING:
         raise ValueError(f'{name} must have at most {MAX_SHORT_STRING} bytes of UTF-8')
 
 

@@ -103,7 +103,7 @@ def _names() -> str:
 
 def _write_json(value: Any) -> bytes:
     # NaN and Infinity are no JSON: others could not read them.
-    data = json.dumps(value, allow_nan=False, separators=(',', ':')).encode()
+    data = _ENCODER.encode(value).encode()
     _check_number(data)
     return data
 
@@ -111,7 +111,7 @@ def _write_json(value: Any) -> bytes:
 def _read_json(data: bytes) -> Any:
     _check_number(data)
     # json.loads would take UTF-16 and lone surrogates for it, too.
-    return json.loads(str(data, 'utf-8'), parse_constant=_refuse_constant)
+    return _DECODER.decode(str(data, 'utf-8'))
 
 
 def _check_number(data: bytes) -> None:
@@ -123,6 +123,10 @@ def _check_number(data: bytes) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f'{name} is no JSON')
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(',', ':'))
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _write_text(value: Any) -> bytes:

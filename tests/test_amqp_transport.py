@@ -12,7 +12,7 @@ from crew.private_node import PrivateNode
 from crew.transports.addresses import safe_url
 from crew.transports.asyncio import AsyncioConnection, dial
 from crew.transports.base import Connection
-from tests.test_transport import Inbox, connected, private_queue
+from tests.test_transport import Inbox, connected, private_queue, shared_queue
 
 
 def test_one_turn_of_the_loop_is_one_write(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +33,50 @@ def test_one_turn_of_the_loop_is_one_write(amqp_url: str, monkeypatch: pytest.Mo
 
     # asyncio's transports have slots in some versions; a wrapper then stands in their place.
     connected(amqp_url, body)
+
+
+def test_the_acks_of_one_turn_are_one_frame_that_spares_what_is_held(amqp_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        assert isinstance(connection, AsyncioConnection)
+        channel, inbox = await connection.open_channel(), Inbox()
+        queue = await private_queue(channel)
+        await channel.consume(queue.name, inbox.put)
+        for number in range(50):
+            channel.publish(Envelope(body=b'%d' % number), queue.name)
+        tags = [(await inbox.get()).tag for _ in range(50)]
+        frames = connection._pika.frames_sent
+        for tag in [*tags[:40], *tags[41:]]:
+            channel.ack(tag)
+        # Nothing is lost when the channel is closed in the same turn of the loop.
+        await channel.close()
+        # And what pika closes it with: its consumer is cancelled first.
+        assert connection._pika.frames_sent == frames + 1 + 9 + 2
+        again = Inbox()
+        await (await connection.open_channel()).consume(queue.name, again.put)
+        assert (await again.get()).envelope.body == b'40'
+        assert again.empty
+
+    connected(amqp_url, body)
+
+
+def test_what_is_acknowledged_as_the_connection_closes_does_not_come_back(amqp_url: str, queue: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel, inbox = await connection.open_channel(), Inbox()
+        name = await shared_queue(channel, queue)
+        await channel.consume(name, inbox.put)
+        for _ in range(3):
+            channel.publish(Envelope(), name)
+        for tag in [(await inbox.get()).tag for _ in range(3)]:
+            channel.ack(tag)
+
+    async def look(connection: Connection) -> None:
+        channel, inbox = await connection.open_channel(), Inbox()
+        channel.publish(Envelope(body=b'new'), f'crew.tasks.{queue}')
+        await channel.consume(f'crew.tasks.{queue}', inbox.put)
+        assert (await inbox.get()).envelope.body == b'new'
+
+    connected(amqp_url, body)
+    connected(amqp_url, look)
 
 
 @pytest.mark.parametrize('wrong', ['amqp://guest:wrong@{}/%2F', 'amqp://guest:guest@{}/nowhere'])

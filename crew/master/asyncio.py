@@ -29,6 +29,15 @@ class CallFuture(asyncio.Future[Any]):
     """
 
     headers: Headers
+    _on_cancel: Callable[[], None] | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the call, unless it is over; see :meth:`asyncio.Future.cancel`."""
+        cancelled = super().cancel(msg)
+        if cancelled and self._on_cancel is not None:
+            # A callback for its end would cost a turn of the loop for each call, and only few are cancelled.
+            self.get_loop().call_soon(self._on_cancel)
+        return cancelled
 
 
 class Client(BaseClient[CallFuture]):
@@ -169,7 +178,7 @@ class _Pending:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_cancel: Callable[[], None]) -> None:
         self.future = CallFuture(loop=loop)
         self.future.headers = {}
-        self.future.add_done_callback(lambda future: on_cancel() if future.cancelled() else None)
+        self.future._on_cancel = on_cancel
 
     def resolve(self, value: Any, headers: Headers) -> None:
         if not self.future.done():

@@ -122,7 +122,7 @@ class Caller:
             raise ConnectionError('there is no connection to the broker')
         if call.expiration is None:
             raise ValueError('a call that is waited for needs an expiration')
-        envelope = codec.encode_call(call if call.reply_to == link.reply_to else replace(call, reply_to=link.reply_to))
+        envelope = codec.encode_call(call, link.reply_to)
         now = self._loop.time()
         self._calls.add(
             call.correlation_id, on_settled, expiration=call.expiration, idempotent=idempotent, now=now, line=line

@@ -33,8 +33,18 @@ from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError, CrewError
 from crew.topology import Binding, Exchange, Queue
 from crew.transports import tls
+from crew.transports.acks import Acks
 from crew.transports.addresses import safe_url
 from crew.transports.base import Delivery, OnClosed, OnDelivery, OnReturn
+from crew.transports.frames import (
+    Delivered,
+    decode_delivery,
+    encode_ack,
+    encode_content,
+    encode_publish,
+    frame_size,
+    undecodable_header,
+)
 from crew.transports.services import AsyncioServices
 
 __all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters']
@@ -51,11 +61,6 @@ T = TypeVar('T')
 REFUSALS = {403, 406, 530, 540}
 FORBIDDEN = 403
 NOT_FOUND = 404
-
-# AMQP 0-9-1 §2.3.5, §4.2.6: type, channel and size of a frame; class, weight and body size of a content header.
-HEADER_FRAME = 2
-_FRAME_HEAD = struct.Struct('>BHL')
-_BODY_SIZE = struct.Struct('>Q')
 
 #: What RabbitMQ says in a 530 of a virtual host or a user that has all the connections it may have.
 _LIMIT = re.compile(r'(user )?connection limit \(\d+\)')
@@ -125,7 +130,7 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
         ConnectionError: the broker cannot be reached, does not answer in time, or one side does not trust the other.
     """
     loop = asyncio.get_running_loop()
-    opened: asyncio.Future[PikaConnection] = loop.create_future()
+    opened: asyncio.Future[_Dialled] = loop.create_future()
     services = AsyncioServices(loop)
 
     def on_done(result: Any) -> None:
@@ -160,6 +165,49 @@ async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Async
 class _Dialled(PikaConnection):  # type: ignore[misc]
     """pika's connection on our streams; made by pika's own steps of connecting, which can be aborted."""
 
+    _frame_buffer: bytes
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._acks: dict[int, Acks] = {}
+        super().__init__(*args, **kwargs)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        """Read frames: whole deliveries at once (``frames``), all others one by one, as pika does.
+
+        Its state is left as if it had read all of them, for it may have to read the next one.
+        """
+        data = self._frame_buffer + data_in if self._frame_buffer else data_in
+        offset, end = 0, len(data)
+        while offset < end:
+            delivered = decode_delivery(data, offset)
+            consumer = None if delivered is None else self._consumer_of(delivered)
+            if delivered is None or consumer is None:
+                size = frame_size(data, offset, self.params.frame_max)
+                if not size:
+                    break
+                self._frame_buffer = data[offset : offset + size]
+                offset += size
+                _, frame = self._read_frame()
+                self.bytes_received += size
+                self._process_frame(frame)
+            else:
+                self.bytes_received += delivered.end - offset
+                self.frames_received += delivered.frames
+                offset = delivered.end
+                consumer.take(delivered.envelope, delivered.tag, delivered.redelivered)
+        self._frame_buffer = data[offset:]
+
+    def _consumer_of(self, delivered: Delivered) -> '_Consumer | None':
+        """Return who gets a delivery; None where pika has to decide, or has begun to read a message on that channel."""
+        channel = self._channels.get(delivered.channel)
+        if channel is None or delivered.consumer_tag in channel._cancelled:
+            return None
+        begun = channel._content_assembler
+        if begun._method_frame is not None or begun._header_frame is not None:
+            return None
+        consumer = channel._consumers.get(delivered.consumer_tag)
+        return consumer if isinstance(consumer, _Consumer) else None
+
     def _read_frame(self) -> tuple[int, Any]:
         """Read a frame; one whose properties pika cannot decode counts as a message of an unknown type.
 
@@ -169,13 +217,44 @@ class _Dialled(PikaConnection):  # type: ignore[misc]
         try:
             return cast(tuple[int, Any], super()._read_frame())
         except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error, AMQPError):
-            kind, number, size = _FRAME_HEAD.unpack_from(self._frame_buffer)
-            if kind != HEADER_FRAME:
+            undecodable = undecodable_header(self._frame_buffer)
+            if undecodable is None:
                 raise
-            body_size = _BODY_SIZE.unpack_from(self._frame_buffer, _FRAME_HEAD.size + 4)[0]
             log.warning('a message has properties that cannot be decoded')
-            header = Header(number, body_size, BasicProperties(type='undecodable'))
-            return _FRAME_HEAD.size + size + 1, header
+            number, body_size, end = undecodable
+            return end, Header(number, body_size, BasicProperties(type='undecodable'))
+
+    def publish(self, number: int, envelope: Envelope, exchange: str, routing_key: str, mandatory: bool) -> None:
+        """Send a message on an open channel; see ``frames``."""
+        method = encode_publish(number, exchange, routing_key, mandatory)
+        content = encode_content(number, envelope, self._body_max_length)
+        self.bytes_sent += len(method) + sum(map(len, content))
+        self.frames_sent += 1 + len(content) // 3
+        self._transport.write_pieces(method, content)
+
+    def ack(self, number: int, acks: Acks, tag: int) -> None:
+        """Acknowledge a delivery of an open channel when this turn of the loop ends, together with others."""
+        if acks.ack(tag):
+            self._acks[number] = acks
+            self._transport.flush_later(self._send_acks)
+
+    def _send_acks(self) -> None:
+        for number in list(self._acks):
+            self._send_acks_of(number)
+
+    def _send_acks_of(self, number: int) -> None:
+        acks = self._acks.pop(number)
+        self._output_marshaled_frames([encode_ack(number, tag, multiple) for tag, multiple in acks.collect()])
+
+    def forget_acks(self, number: int) -> None:
+        """Send no acks on a channel that is closed."""
+        self._acks.pop(number, None)
+
+    def _send_method(self, channel_number: int, method: Any, content: Any = None) -> None:
+        """Send a method, but not before the acks that were given before."""
+        if channel_number in self._acks:
+            self._send_acks_of(channel_number)
+        super()._send_method(channel_number, method, content)
 
     @classmethod
     def start(cls, to: pika.URLParameters, services: AsyncioServices, on_done: Callable[[Any], None]) -> Any:
@@ -187,10 +266,42 @@ class _Dialled(PikaConnection):  # type: ignore[misc]
         return cls._start_connection_workflow([to], make, services, None, on_done)
 
 
+class _Consumer:
+    """What gets a consumer's deliveries, from :class:`_Dialled` or from pika.
+
+    Args:
+        channel: where they come in.
+        on_delivery: who wants them.
+        no_ack: whether the broker expects no ack for them.
+    """
+
+    __slots__ = ('_channel', '_no_ack', '_on_delivery')
+
+    def __init__(self, channel: 'AsyncioChannel', on_delivery: OnDelivery, no_ack: bool) -> None:
+        self._channel = channel
+        self._on_delivery = on_delivery
+        self._no_ack = no_ack
+
+    def __call__(self, _: PikaChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        """Take what pika has read."""
+        self.take(_envelope(properties, body), method.delivery_tag, method.redelivered)
+
+    def take(self, envelope: Envelope, tag: int, redelivered: bool) -> None:
+        """Take a delivery."""
+        channel = self._channel
+        channel.arrived(tag, self._no_ack)
+        try:
+            self._on_delivery(Delivery(envelope, tag, redelivered, channel))
+        except Exception:  # one message must not cost the connection, nor come back for ever
+            log.exception('a message was dropped: %s %r', envelope.type, envelope.correlation_id)
+            if not self._no_ack:
+                channel.ack(tag)
+
+
 class AsyncioConnection:
     """A pika connection behind the port of ``transports.base``; made by :func:`dial`."""
 
-    def __init__(self, connection: PikaConnection, services: AsyncioServices, url: str) -> None:
+    def __init__(self, connection: _Dialled, services: AsyncioServices, url: str) -> None:
         self.on_close: Callable[[Exception], None] = lambda reason: None
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self._closed = asyncio.Event()
@@ -315,9 +426,12 @@ class AsyncioChannel:
         self._error: Exception | None = None
         self._closing = False
         self._asked = 'message'
+        self._acks = Acks()
+        self._number = 0
+        self._connection: _Dialled
         self._pika: PikaChannel
 
-    async def open(self, connection: PikaConnection, prefetch: int, confirm: bool) -> None:
+    async def open(self, connection: '_Dialled', prefetch: int, confirm: bool) -> None:
         """Open it on a connection; see :meth:`AsyncioConnection.open_channel`."""
         opened = self._future()
         try:
@@ -328,6 +442,7 @@ class AsyncioChannel:
         self._pika.add_on_cancel_callback(self._consumer_lost)
         if self._on_return is not None:
             self._pika.add_on_return_callback(self._returned)
+        self._connection, self._number = connection, self._pika.channel_number
         await opened
         if prefetch:
             await self._ask(lambda done: self._pika.basic_qos(prefetch_count=prefetch, callback=done))
@@ -378,21 +493,12 @@ class AsyncioChannel:
 
     async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
         """Start to consume; see the port."""
-
-        def on_message(_: PikaChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
-            delivery = Delivery(_envelope(properties, body), method.delivery_tag, method.redelivered, self)
-            try:
-                on_delivery(delivery)
-            except Exception:  # one message must not cost the connection, nor come back for ever
-                log.exception('a message was dropped: %s %r', properties.type, properties.correlation_id)
-                if not no_ack:
-                    self.ack(method.delivery_tag)
-
+        consumer = _Consumer(self, on_delivery, no_ack)
         tag = ''
 
         def start(done: Callable[[Any], None]) -> None:
             nonlocal tag
-            tag = self._pika.basic_consume(queue, on_message, auto_ack=no_ack, callback=done)
+            tag = self._pika.basic_consume(queue, consumer, auto_ack=no_ack, callback=done)
 
         await self._ask(start, 'consumer')
         return tag
@@ -408,14 +514,19 @@ class AsyncioChannel:
 
         await self._ask(cancel)
 
+    def arrived(self, tag: int, no_ack: bool) -> None:
+        """Take note of a delivery; each is seen here before anybody may acknowledge it."""
+        self._acks.arrived(tag, no_ack=no_ack)
+
     def ack(self, tag: int) -> None:
         """Acknowledge a delivery; see the port."""
         if self._pika.is_open:
-            self._pika.basic_ack(tag)
+            self._connection.ack(self._number, self._acks, tag)
 
     def nack(self, tag: int) -> None:
         """Put a delivery back; see the port."""
         if self._pika.is_open:
+            self._acks.nack(tag)
             self._pika.basic_nack(tag, requeue=True)
 
     # Publishing
@@ -426,7 +537,7 @@ class AsyncioChannel:
             log.debug('dropped a %s message for %s: the channel is closed', envelope.type, routing_key)
             self._error = self._error or ConnectionError('the channel is closed')
             return
-        self._pika.basic_publish(exchange, routing_key, envelope.body, _properties(envelope), mandatory=mandatory)
+        self._connection.publish(self._number, envelope, exchange, routing_key, mandatory)
         if self._confirm:
             self._published += 1
             self._unconfirmed[self._published] = self._future()
@@ -486,6 +597,7 @@ class AsyncioChannel:
         else:
             reason = ConnectionError(f'the channel was closed: {_words(error)}')
         reason.__cause__ = error
+        self._connection.forget_acks(self._number)
         heard = not self._closing and self.lost(reason)
         self._report(self, reason, isinstance(error, ChannelClosedByBroker), heard)
 
@@ -523,21 +635,6 @@ class AsyncioChannel:
 
 
 # Between pika's values and ours
-
-
-def _properties(envelope: Envelope) -> BasicProperties:
-    return BasicProperties(
-        content_type=envelope.content_type or None,
-        content_encoding=envelope.content_encoding or None,
-        headers=dict(envelope.headers),
-        delivery_mode=2 if envelope.persistent else 1,
-        priority=envelope.priority or None,
-        correlation_id=envelope.correlation_id or None,
-        reply_to=envelope.reply_to or None,
-        expiration=None if envelope.expiration is None else str(envelope.expiration),
-        timestamp=envelope.timestamp,
-        type=envelope.type or None,
-    )
 
 
 def _envelope(properties: BasicProperties, body: bytes) -> Envelope:

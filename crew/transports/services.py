@@ -23,6 +23,9 @@ __all__ = ['AsyncioServices']
 # RFC 8446 §5.1, §6: the record with which a TLS server turns down what is not TLS. No AMQP answer begins so.
 TLS_ALERT = b'\x15\x03'
 
+#: The most that is read at once, in bytes.
+READ = 256 * 1024
+
 
 # While a forked child holds a connection open, the broker does not notice that its owner has died.
 _sockets: 'weakref.WeakSet[socket.socket]' = weakref.WeakSet()
@@ -153,14 +156,18 @@ class _Task(nbio_interface.AbstractIOReference):
         return self._task.cancel()
 
 
-class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
+class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
     """asyncio's protocol on one side, pika's transport on the other."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, protocol: Any) -> None:
         self._loop = loop
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
-        self._pending: list[bytes] = []
+        # One for all reads: asyncio would map and unmap 256 KiB for each, however little comes.
+        self._buffer = memoryview(bytearray(READ))
+        self._pending: list[bytes | memoryview] = []
+        self._late: list[Callable[[], None]] = []
+        self._flushing = False
         self._heard = False
         self.reason: Exception | None = None
 
@@ -175,7 +182,11 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
         self._transport = transport
         self._protocol.connection_made(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._buffer[:nbytes])
         if not self._heard:
             self._heard = True
             if data.startswith(TLS_ALERT):
@@ -198,17 +209,41 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._pending.clear()
+        self._late.clear()
         self.reason = self.reason or exc
         self._protocol.connection_lost(self.reason)
 
     # To the socket
 
     def write(self, data: bytes) -> None:
-        if not self._pending:
-            self._loop.call_soon(self._flush)
+        if not self._flushing:
+            self._flush_soon()
         self._pending.append(data)
 
+    def write_pieces(self, first: bytes, rest: list[bytes | memoryview]) -> None:
+        """Write a message of many pieces."""
+        if not self._flushing:
+            self._flush_soon()
+        self._pending.append(first)
+        self._pending += rest
+
+    def flush_later(self, work: Callable[[], None]) -> None:
+        """Have something called that writes, when this turn of the loop ends."""
+        if not self._flushing:
+            self._flush_soon()
+        self._late.append(work)
+
+    def _flush_soon(self) -> None:
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        late, self._late = self._late, []
+        try:
+            for work in late:
+                work()
+        finally:
+            self._flushing = False
         if self._transport is not None and self._pending:
             data = b''.join(self._pending)
             self._pending.clear()
