@@ -283,7 +283,7 @@ class Owner:
 
 def make_run(more: bool = False) -> Run:
     call = Call(correlation_id='1', reply_to='crew.master.1', more=more)
-    return Run(call, 0, 60.0, time.monotonic(), Clock(1), 'wsgi', Owner())
+    return Run(call, 60.0, Clock(1), 'wsgi', Owner())
 
 
 def test_an_answer_that_begins_when_nobody_waits_any_more_fails_at_once() -> None:

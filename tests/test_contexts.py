@@ -4,7 +4,6 @@ import contextvars
 import subprocess
 import sys
 import threading
-import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
@@ -42,18 +41,17 @@ def no_settings_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_run(
     id: str = '1',
     headers: Mapping[str, HeaderValue] = {},
-    slot: int = 0,
     timeout: float = 60.0,
     publish: Callable[[Publication], None] = lambda publication: None,
 ) -> Run:
     payload = pack(id)
     call = Call(correlation_id=id, body=payload.body, content_type=payload.content_type, headers=headers)
     owner: Any = SimpleNamespace(publish=publish)
-    return Run(call, slot, timeout, time.monotonic(), CLOCK, 'test', owner)
+    return Run(call, timeout, CLOCK, 'test', owner)
 
 
 def runs() -> list[Run]:
-    return [a_run(f'call-{slot}', {'number': slot}, slot, timeout=100.0 * (slot + 1)) for slot in range(SLOTS)]
+    return [a_run(f'call-{slot}', {'number': slot}, timeout=100.0 * (slot + 1)) for slot in range(SLOTS)]
 
 
 def task_of(function: Callable[[Any], Any], settings: SimpleNamespace | None = None) -> Callable[[Run], Outcome]:
@@ -154,7 +152,7 @@ from crew.worker.clock import Clock
 from crew.worker.runs import Run
 
 def run(id):
-    return Run(Call(correlation_id=id), 0, 60.0, time.monotonic(), Clock(1))
+    return Run(Call(correlation_id=id), 60.0, Clock(1))
 
 def look():
     return context.settings.uuid, context.settings.node_uuid, context.settings.given, context.correlation_id

@@ -234,7 +234,7 @@ def test_starters_are_called_in_order_with_the_settings_before_any_task(tasks: R
     assert order == ['first 1', 'second connected']
     argument = pack('is')
     call = Call(correlation_id='1', body=argument.body, content_type=argument.content_type)
-    reply = run_here(run_task, Run(call, 0, 60.0, 0.0, Clock(1), 'test'))
+    reply = run_here(run_task, Run(call, 60.0, Clock(1), 'test'))
     assert isinstance(reply, Reply)
     assert reply.body == b'"is connected"'
     assert order == ['first 1', 'second connected']

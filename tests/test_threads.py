@@ -40,7 +40,7 @@ class Bench:
         self.reports.put((run, outcome))
 
     def start(self, task: Task) -> Run:
-        run = Run(Call(correlation_id=f'{next(NUMBERS)}'), 0, 60.0, 0.0, CLOCK)
+        run = Run(Call(correlation_id=f'{next(NUMBERS)}'), 60.0, CLOCK)
         self.tasks[run] = task
         self.runner.start(run)
         return run
@@ -55,6 +55,7 @@ class Bench:
         """The first report of a run; another report of an earlier one may come before."""
         while True:
             reported, outcome = self.reports.get(timeout=LONG)
+            self.runner.settled(reported)
             if reported is run:
                 return outcome
 
@@ -175,7 +176,7 @@ def test_a_run_whose_time_is_over_before_its_thread_takes_it_up_does_not_begin()
         let_go.wait(LONG)
 
     runner = ThreadRunner(1, task, report)
-    first, second = (Run(Call(correlation_id=name), 0, 60.0, 0.0, CLOCK) for name in 'ab')
+    first, second = (Run(Call(correlation_id=name), 60.0, CLOCK) for name in 'ab')
     runner.start(first)
     assert reported.wait(LONG)
     runner.start(second)  # the thread is still on its way back from the first
@@ -242,8 +243,8 @@ def test_each_slot_has_a_thread_of_its_own() -> None:
         return reply(run)
 
     runner = ThreadRunner(2, meet, lambda run, outcome: done.put(outcome))
-    for slot in range(2):
-        runner.start(Run(Call(correlation_id='1'), slot, 60.0, 0.0, CLOCK))
+    for _ in range(2):
+        runner.start(Run(Call(correlation_id='1'), 60.0, Clock(2)))
     assert [kind(done.get(timeout=LONG)) for _ in range(2)] == ['reply', 'reply']
 
 

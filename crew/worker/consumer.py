@@ -53,6 +53,7 @@ from crew.worker.deliveries import (
     Publish,
     Replace,
     Republish,
+    Retract,
     Start,
     State,
     Terms,
@@ -115,9 +116,11 @@ class Consumer:
         self._settings = settings
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._deliveries = Deliveries(settings.slots, settings.limits, give_back=len(settings.queues) > 1)
         self._runner = make_runner(self._report)
-        self._free_slots = list(reversed(range(settings.slots)))
+        several = len(settings.queues) > 1
+        # Of several queues, which call is next depends on what their callers say meanwhile.
+        ahead = 0 if several else self._runner.ahead
+        self._deliveries = Deliveries(settings.slots, settings.limits, give_back=several, ahead=ahead)
         self._runs: dict[Held, Run] = {}
         self._held: dict[Run, Held] = {}
         self._reports: deque[tuple[Run, Outcome]] = deque()
@@ -237,6 +240,7 @@ class Consumer:
             log.warning('%d running calls cannot be answered any more: the connection was lost', running)
         self._connection = self._channel = self._ahead = self._notes = None
         self._queues = {}
+        self._retract()
         for held, run in self._runs.items():
             self._break(held, run, reason)
         self._deliveries.lost()
@@ -302,10 +306,9 @@ class Consumer:
             if held is None:
                 continue
             del self._runs[held]
-            self._clock.stop(run.slot)
+            self._runner.settled(run)
             # They know the run, and it them: what is unread should not wait for the collector of such circles.
             run.input = run.output = None
-            self._free_slots.append(run.slot)
             if held.orphaned:
                 self._answer_late(run, held, outcome)
             self._do(self._deliveries.finished(held, outcome, now=time.monotonic()))
@@ -339,6 +342,8 @@ class Consumer:
             self._alarm.set(due)
 
     def _tick(self) -> None:
+        # What has ended meanwhile is not late.
+        self._collect()
         self._do(self._deliveries.tick(time.monotonic()))
 
     def _carry_out(self, action: Action) -> None:
@@ -351,6 +356,8 @@ class Consumer:
             self._spawn(self._ack_early(held))
         elif isinstance(action, Start):
             self._start(held)
+        elif isinstance(action, Retract):
+            self._retract()
         elif isinstance(action, Drop):
             log.info('dropped call %s: %s', held.call.correlation_id, action.reason)
             held.delivery.channel.ack(held.delivery.tag)
@@ -375,7 +382,7 @@ class Consumer:
         held.delivery.channel.publish(self._encoded(held, action.message), held.call.reply_to, mandatory=True)
         run = self._runs.get(held)
         if run is not None:
-            self._clock.accept(run.slot)
+            run.accept()
 
     def _encoded(self, held: Held, message: Accept | Reply | Failure | Reset) -> Envelope:
         try:
@@ -401,12 +408,19 @@ class Consumer:
         held.delivery.channel.ack(held.delivery.tag)
 
     def _start(self, held: Held) -> None:
-        task = held.terms.task
-        run = Run(held.call, self._free_slots.pop(), held.timeout, held.started, self._clock, task, self)
+        run = Run(held.call, held.timeout, self._clock, held.terms.task, self, accepted=held.accepted)
         self._runs[held] = run
         self._held[run] = held
-        self._clock.start(run.slot, run.record(held.accepted))
         self._runner.start(run)
+
+    def _retract(self) -> None:
+        """Take back what was given to the runner and has not begun."""
+        unbegun = []
+        for run in self._runner.retract():
+            held = self._held.pop(run)
+            del self._runs[held]
+            unbegun.append(held)
+        self._do(self._deliveries.retracted(unbegun, now=time.monotonic()))
 
     def _replace(self, held: Held) -> None:
         run = self._runs[held]
@@ -624,6 +638,8 @@ class Consumer:
         async with self._moving:
             for queue in self._queues.values():
                 await self._stop_consuming(queue)
+            self._collect()
+            self._retract()
             unstarted = self._deliveries.take_unstarted()
             await self._put_back(unstarted)
         if unstarted:

@@ -15,6 +15,9 @@ ready    a slot is free                         running; asking, if it has waite
 ready    cancel                                 acked, dropped
 ready    no slot will soon be free              given back, if the worker takes calls of several queues
 ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
+ready    what runs is short                     queued: given to what runs tasks, to begin when a slot is free
+queued   a slot is free                         running, in the order in which they were given
+queued   what runs is not short                 taken back: ready, if it has not begun
 running  50 ms are over, and each 10 s          the caller hears *accept*, so that it can cancel and keep the time; if
                                                 it comes back, the caller is gone
 running  the answer begins                      the caller hears *accept*, and then the part; its time begins anew
@@ -41,11 +44,15 @@ A broker closes the channel of who holds a delivery for longer than its ``consum
 others, although they run. So what runs for so long is acked before. It keeps its slot, but the broker does not know of
 that any more and sends another call in its place: what has no slot is given back then, as if there were several queues.
 
+Calls are given to what runs tasks before it has a free slot, so that nobody need be woken up between two short ones.
+Which of them have begun follows from the ends that are reported; those that have not can be taken back at any time.
+
 An overdue delivery keeps its slot and its ack: a thread that does not end is no capacity, and the broker must not send
 another call to wait behind it.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -68,6 +75,7 @@ __all__ = [
     'Publish',
     'Replace',
     'Republish',
+    'Retract',
     'Start',
     'Terms',
 ]
@@ -89,6 +97,9 @@ GIVE_BACK_AFTER = 0.02
 
 #: How often a worker that waits for its caller's own end looks whether that is still there.
 PING_EVERY = 2.0
+
+#: A run that lasts longer is not short, and nothing is to wait behind it.
+SHORT = 0.005
 
 LONGEST_RUN = 86400.0
 
@@ -140,6 +151,7 @@ class State(Enum):
 
     ASKING = 'asking'
     READY = 'ready'
+    QUEUED = 'queued'
     RUNNING = 'running'
     OVERDUE = 'overdue'
 
@@ -230,6 +242,13 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Retract:
+    """Take back all that was given to be run and has not begun, and say so (:meth:`Deliveries.retracted`)."""
+
+    held: Held
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupt:
     """Raise ``SystemExit`` in what runs the call, and say why in the log."""
 
@@ -274,7 +293,7 @@ class Replace:
 
 
 Action: TypeAlias = (
-    Publish | Ack | AckEarly | Drop | Start | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
+    Publish | Ack | AckEarly | Drop | Start | Retract | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
 )
 
 
@@ -285,15 +304,18 @@ class Deliveries:
         slots: how many calls may run at once.
         limits: the worker's own limits.
         give_back: whether to give back what cannot be started soon.
+        ahead: how many calls may be given to what runs tasks beyond its slots.
     """
 
-    def __init__(self, slots: int, limits: Limits, *, give_back: bool = False) -> None:
+    def __init__(self, slots: int, limits: Limits, *, give_back: bool = False, ahead: int = 0) -> None:
         self.inbox = ''
         self._slots = slots
         self._limits = limits
         self._give_back = give_back
         self._asking: dict[Key, Held] = {}
         self._ready: deque[Held] = deque()
+        self._ahead = ahead
+        self._queued: dict[Key, Held] = {}
         self._running: dict[Key, Held] = {}
         self._orphans: set[Held] = set()
         self._draining = False
@@ -313,7 +335,7 @@ class Deliveries:
     @property
     def has_room(self) -> bool:
         """Whether a call could begin now."""
-        return not self._draining and len(self._ready) < self._free
+        return not self._draining and len(self._ready) + len(self._queued) < self._free
 
     @property
     def _gives_back(self) -> bool:
@@ -324,7 +346,7 @@ class Deliveries:
         return self._slots - len(self._running) - len(self._orphans)
 
     def __len__(self) -> int:
-        return len(self._asking) + len(self._ready) + len(self._running) + len(self._orphans)
+        return len(self._asking) + len(self._ready) + len(self._queued) + len(self._running) + len(self._orphans)
 
     # Arriving
 
@@ -345,7 +367,7 @@ class Deliveries:
         self._soonest = min(self._soonest, held.release_by)
         if not call.reply_to:
             return self._arrive_alone(held, now)
-        if held.key in self._asking or held.key in self._running or any(held.key == other.key for other in self._ready):
+        if self._has(held.key):
             return [Drop(held, 'a call with the same id and the same caller is here already')]
         waited = _waited(call, wall)
         # When draining too: put back without a question, a redelivery would count as never started.
@@ -353,6 +375,10 @@ class Deliveries:
             self._ready.append(held)
             return self._fill(now)
         return [self._ask(held, now)]
+
+    def _has(self, key: Key) -> bool:
+        known = key in self._asking or key in self._running or key in self._queued
+        return known or any(key == other.key for other in self._ready)
 
     def _arrive_alone(self, held: Held, now: float) -> list[Action]:
         """Take a call that nobody waits for, so that nobody can be asked about it."""
@@ -382,22 +408,53 @@ class Deliveries:
 
     def _fill(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self._ready and not self._draining and self._free > self._kept(now):
+        while self._queued and self._free:
+            self._begin(self._queued.pop(next(iter(self._queued))), now)
+        while self._ready and not self._draining and (self._free > self._kept(now) or self._may_queue(now)):
             held = self._ready.popleft()
             if now - held.arrived > FRESH and held.call.reply_to and not held.accepted:
                 # It waited here for a slot. After a *go* there is no need to ask: its caller knows where to cancel it.
                 actions.append(self._ask(held, now))
                 continue
-            held.state = State.RUNNING
-            held.started = now
-            if held.call.more and not held.accepted:
-                actions.append(self._say_accept(held, now))
-            self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
-            self._running[held.key] = held
+            if not self._free:
+                held.state = State.QUEUED
+                self._queued[held.key] = held
+                self._soonest = min(self._soonest, self._youngest(now) + SHORT)
+            else:
+                held.started = now
+                if held.call.more and not held.accepted:
+                    actions.append(self._say_accept(held, now))
+                self._begin(held, now)
             actions.append(Start(held))
         if self._gives_back and self._ready and not self._draining and not self._free:
             actions += self._give_back_late(now)
         return actions
+
+    def _begin(self, held: Held, now: float) -> None:
+        held.state = State.RUNNING
+        held.started = now
+        self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
+        self._running[held.key] = held
+
+    def _may_queue(self, now: float) -> bool:
+        """Return whether the next call may be given away before there is a slot for it."""
+        if self._free or len(self._queued) >= self._ahead or self._ready[0].call.more:
+            return False
+        return now < self._youngest(now) + SHORT
+
+    def _youngest(self, now: float) -> float:
+        """Return when the last of those that run began."""
+        return max((held.started for held in self.running), default=now)
+
+    def retracted(self, unbegun: Sequence[Held], *, now: float) -> list[Action]:
+        """Take back calls that were given away too early, in their order; those that are not among them have begun."""
+        for held in reversed(unbegun):
+            # Who made way for the first of them may have been reported before that was taken up.
+            known = self._queued.pop(held.key, None) or self._running.pop(held.key, None)
+            if known is not None:
+                held.state = State.READY
+                self._ready.appendleft(held)
+        return self._fill(now)
 
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
@@ -418,7 +475,7 @@ class Deliveries:
 
     def _give_back_late(self, now: float) -> list[Action]:
         """Give back what waits for slots that have been taken for long; look again when they have been."""
-        youngest = max((held.started for held in self.running), default=now)
+        youngest = self._youngest(now)
         if now < youngest + GIVE_BACK_AFTER:
             self._soonest = min(self._soonest, youngest + GIVE_BACK_AFTER)
             return []
@@ -432,6 +489,8 @@ class Deliveries:
         key = message.reply_to, message.correlation_id
         if isinstance(message, Cancel) and key in self._running:
             return self._cancelled(self._running[key], now)
+        if isinstance(message, Cancel) and key in self._queued:
+            return [Cancelled(self._queued[key])]
         held = self._asking.pop(key, None)
         if held is None:
             return self._unready(key) if isinstance(message, Cancel) else []
@@ -511,6 +570,9 @@ class Deliveries:
         if held.orphaned:
             self._orphans.discard(held)
             return self._fill(now)
+        if held.state is State.QUEUED:
+            # The report of who made way for it was cut short.
+            self._begin(self._queued.pop(held.key), now)
         del self._running[held.key]
         actions: list[Action] = [] if held.acked else [Ack(held)]
         if held.state is State.RUNNING and held.call.reply_to and outcome is not None:
@@ -549,6 +611,12 @@ class Deliveries:
             ),
             default=float('inf'),
         )
+        if self._queued:
+            late = self._youngest(now) + SHORT
+            if late <= now:
+                actions.append(Retract(next(iter(self._queued.values()))))
+            else:
+                self._soonest = min(self._soonest, late)
         return actions + self._fill(now)
 
     def _ack_early(self, held: Held, now: float) -> list[Action]:
@@ -614,7 +682,7 @@ class Deliveries:
         self._draining = True
 
     def take_unstarted(self) -> list[Held]:
-        """Hand over what was not started, to be put back into the queue."""
+        """Hand over what was not started, to be put back into the queue; what was given away is taken back before."""
         unstarted = [*self._asking.values(), *self._ready]
         self._asking.clear()
         self._ready.clear()
@@ -623,12 +691,13 @@ class Deliveries:
     def lost(self) -> None:
         """Take note that the connection is gone. The broker gives what we held to others; runs go on, unanswerable."""
         self.take_unstarted()
-        for held in self._running.values():
+        for held in (*self._running.values(), *self._queued.values()):
             held.orphaned = True
             # The broker has taken it back, unless it was acked.
             held.release_by = float('inf')
-        self._orphans.update(self._running.values())
+        self._orphans.update(self._running.values(), self._queued.values())
         self._running.clear()
+        self._queued.clear()
 
 
 def _rounded(seconds: float) -> str:

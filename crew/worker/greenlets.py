@@ -26,6 +26,10 @@ class GreenletRunner:
     """
 
     def __init__(self, task: Task) -> None:
+        # A greenlet begins at once.
+        self.ahead = 0
+        self._slots: list[int] = []
+        self._made = 0
         self._task = task
         self._on_finished: OnFinished = lambda run, outcome: None
         self._begun: dict[Run, gevent.Greenlet] = {}
@@ -48,6 +52,13 @@ class GreenletRunner:
         """Raise ``SystemExit`` in the greenlet at its next switch; see the port."""
         run.interrupted = True
         self._command(lambda: self._kill(run))
+
+    def retract(self) -> list[Run]:
+        """Take back nothing: all have begun, or will in a moment; see the port."""
+        return []
+
+    def settled(self, run: Run) -> None:
+        """Do nothing: what is killed is a greenlet, and each run has its own; see the port."""
 
     def make_signal(self) -> '_Signal':
         """Return what a task can wait for; see the port."""
@@ -78,13 +89,22 @@ class GreenletRunner:
 
     def _live(self, run: Run) -> None:
         self._begun[run] = gevent.getcurrent()
+        run.begin_in(self._slot())
         try:
             outcome = timed_out(run) if run.interrupted else execute(self._task, run)
         except SystemExit:  # the interrupt came as the run was ending
             outcome = timed_out(run)
         finally:
             del self._begun[run]
+            run.end()
+            self._slots.append(run.slot)
         self._on_finished(run, outcome)
+
+    def _slot(self) -> int:
+        if self._slots:
+            return self._slots.pop()
+        self._made += 1
+        return self._made - 1
 
 
 class _Signal:

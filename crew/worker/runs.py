@@ -97,8 +97,9 @@ class Run:
         owner: what it can ask of the connection.
         input: the body of the call, if that comes in parts.
         output: the answer, if it goes in parts; see :meth:`begin`.
-        slot: which of the process's slots it has.
-        started: when it began, on ``time.monotonic``.
+        slot: which of the process's slots it has, once it has begun.
+        started: when it began, on ``time.monotonic``; when it was made, before.
+        ended: when it ended; 0 before.
         timeout: how long it may run, in seconds.
         cancelled: whether its caller no longer waits. A long task may look, and stop.
         interrupted: whether its time was over, and ``SystemExit`` was raised in it.
@@ -106,10 +107,12 @@ class Run:
     """
 
     __slots__ = (
+        '_accepted',
         '_clock',
         'broken',
         'call',
         'cancelled',
+        'ended',
         'input',
         'interrupted',
         'output',
@@ -124,12 +127,12 @@ class Run:
     def __init__(
         self,
         call: Call,
-        slot: int,
         timeout: float,
-        started: float,
         clock: Clock,
         task: str = '',
         owner: Owner = NOBODY,
+        *,
+        accepted: bool = False,
     ) -> None:
         self.call = call
         self.task = task
@@ -138,20 +141,44 @@ class Run:
         self.input: Input | None = None
         if call.more:
             self.input = Input(owner.make_signal(), lambda offset, waiting: owner.wanted(self, offset, waiting))
-        self.slot = slot
-        self.started = started
+        self.slot = -1
+        self.started = time.monotonic()
+        self.ended = 0.0
         self.timeout = timeout
         self.cancelled = False
         self.interrupted = False
         self.broken: Exception | None = None
         self.text = f'call {call.correlation_id}'
+        self._accepted = accepted
         self._clock = clock
+
+    # What runs it calls these, where it runs
+
+    def begin_in(self, slot: int) -> None:
+        """Take note that it begins in this slot, for the supervisor too."""
+        self.slot = slot
+        self.started = time.monotonic()
+        self._clock.start(slot, self._record())
+
+    def end(self) -> None:
+        """Take note that it has ended, and that its slot is free."""
+        self.ended = time.monotonic()
+        self._clock.stop(self.slot)
+
+    # The connection's thread calls these
+
+    def accept(self) -> None:
+        """Take note that its caller has heard of it."""
+        self._accepted = True
+        if self.slot >= 0 and not self.ended:
+            self._clock.accept(self.slot)
 
     def describe(self, text: str) -> None:
         """Say what runs, for logs and for the supervisor: a request line with its id, a task's name."""
         # An id or a target with a line end in it must not look like a line of the log.
-        self.text = ''.join(character if character.isprintable() else '?' for character in text)
-        self._clock.describe(self.slot, self.text)
+        self.text = text if text.isprintable() else ''.join(each if each.isprintable() else '?' for each in text)
+        if self.slot >= 0:
+            self._clock.describe(self.slot, self.text)
 
     def begin(self, reply: Reply) -> Output:
         """Begin an answer that goes in parts; the task then returns None. To be called by the task, once.
@@ -177,21 +204,21 @@ class Run:
 
     def renew(self, now: float, *, paused: bool) -> None:
         """Let the time of the run begin anew, or stand still, for the supervisor too."""
-        self.started = now
-        self._clock.renew(self.slot, now, FOREVER if paused else self.timeout)
+        if self.slot >= 0 and not self.ended:
+            self.started = now
+            self._clock.renew(self.slot, now, FOREVER if paused else self.timeout)
 
     def time_left(self) -> float:
         """Return how long the run may go on, in seconds; negative when its time is over."""
         return self.started + self.timeout - time.monotonic()
 
-    def record(self, accepted: bool) -> Record:
-        """Return what the supervisor should know when the run begins."""
+    def _record(self) -> Record:
         return Record(
             correlation_id=self.call.correlation_id,
             reply_to=self.call.reply_to,
             started=self.started,
             timeout=self.timeout,
-            accepted=accepted,
+            accepted=self._accepted,
             text=self.text,
         )
 
@@ -203,8 +230,20 @@ OnFinished: TypeAlias = Callable[[Run, Outcome], None]
 class Runner(Protocol):
     """What runs tasks, one in each slot. All methods are called by the thread that owns the connection."""
 
+    #: How many runs may be given to it beyond its slots: they begin as soon as others end, without being asked for.
+    ahead: int
+
     def start(self, run: Run) -> None:
-        """Run the task of a slot that is free; its end is reported from wherever it ran, perhaps twice."""
+        """Run the task in a slot that is free, or when one is; its end is reported from wherever it ran, perhaps twice.
+
+        Runs begin in the order in which they were given.
+        """
+
+    def retract(self) -> list[Run]:
+        """Take back, in their order, the runs that have not begun."""
+
+    def settled(self, run: Run) -> None:
+        """Take note that the end of a run is known here, so that its slot need not fear a late interrupt any more."""
 
     def interrupt(self, run: Run) -> None:
         """Raise ``SystemExit`` in it. C code and blocking system calls do not notice before they return."""

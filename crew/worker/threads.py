@@ -3,12 +3,16 @@
 ``PyThreadState_SetAsyncExc`` sets an exception that the thread meets at its next bytecode – not in C code, not in a
 system call, and not at any certain place: it may just have left the task. So no thread here takes a lock, and one
 thread, the one that owns the connection, decides everything: it hands out runs, interrupts them, and withdraws an
-exception that came too late before it hands the thread its next run.
+exception that came too late before the thread takes its next run: one that was interrupted waits for that.
+
+All threads take their runs from one queue, in which a few more may wait than there are threads: whoever ends one takes
+the next at once. What nobody has taken can be taken back.
 
 Logging does take locks, and before a ``try``: a thread that met the exception between the two would keep its lock, and
 every thread that logs would stand still, the connection's first. So none is interrupted there.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import logging
@@ -16,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import CodeType
 
 from crew.worker.runs import OnFinished, Run, Task, cut_short, execute, timed_out
@@ -39,6 +43,10 @@ _withdraw_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_v
 )
 
 
+#: How many runs may wait in the queue: enough that threads and connection wake up for many at once.
+AHEAD = 16
+
+
 class ThreadRunner:
     """A thread for each slot.
 
@@ -49,15 +57,33 @@ class ThreadRunner:
     """
 
     def __init__(self, slots: int, task: Task, on_finished: OnFinished) -> None:
-        self._threads = [_ResidentThread(slot, task, on_finished) for slot in range(slots)]
+        self.ahead = AHEAD
+        self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._threads = [_ResidentThread(slot, self._runs, task, on_finished) for slot in range(slots)]
 
     def start(self, run: Run) -> None:
-        """Run it in the thread of its slot; see the port."""
-        self._threads[run.slot].start_run(run)
+        """Run it in the next thread that is free; see the port."""
+        self._runs.put(run)
+
+    def retract(self) -> list[Run]:
+        """Take back what no thread has taken; see the port."""
+        runs: list[Run] = []
+        with contextlib.suppress(Empty):
+            while True:
+                runs.append(self._runs.get_nowait())
+        return runs
 
     def interrupt(self, run: Run) -> None:
         """Raise ``SystemExit`` in the thread that runs it; see the port."""
-        self._threads[run.slot].interrupt(run)
+        # Said first: a thread that has not taken the run up yet sees it then, and does not begin.
+        run.interrupted = True
+        if run.slot >= 0:
+            self._threads[run.slot].interrupt(run)
+
+    def settled(self, run: Run) -> None:
+        """Withdraw an exception that came too late; see the port."""
+        if run.interrupted and run.slot >= 0:
+            self._threads[run.slot].calm()
 
     def make_signal(self) -> 'ThreadSignal':
         """Return what a task can wait for; see the port."""
@@ -87,30 +113,36 @@ class ThreadSignal:
 class _ResidentThread:
     """One thread that takes run after run."""
 
-    def __init__(self, slot: int, task: Task, on_finished: OnFinished) -> None:
+    def __init__(self, slot: int, runs: 'SimpleQueue[Run]', task: Task, on_finished: OnFinished) -> None:
+        self._slot = slot
         self._task = task
         self._on_finished = on_finished
-        self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._runs = runs
         self._current: Run | None = None
         self._interrupted = False
+        self._calmed: SimpleQueue[None] = SimpleQueue()
         # A daemon: a thread that refuses to end must not keep the process.
         self._thread = threading.Thread(target=self._live, name=f'crew-task-{slot}', daemon=True)
         self._thread.start()
 
     # In the thread that owns the connection
 
-    def start_run(self, run: Run) -> None:
-        if self._interrupted:
-            self._interrupted = False
-            _withdraw_async_exc(self._ident, None)
-        self._runs.put(run)
-
     def interrupt(self, run: Run) -> None:
-        # Said first: a thread that has not taken the run up yet sees it then, and does not begin.
-        run.interrupted = True
-        if self._current is run and not self._interrupted and self._is_interruptible() and self._current is run:
-            self._interrupted = True
+        if self._current is not run or self._interrupted or not self._is_interruptible():
+            return
+        # Said before it is looked again: a thread that is still at this run then waits behind it until it is calmed.
+        self._interrupted = True
+        if self._current is run:
             _set_async_exc(self._ident, SystemExit)
+        else:
+            self.calm()
+
+    def calm(self) -> None:
+        """Let the thread go on with other runs."""
+        if self._interrupted:
+            _withdraw_async_exc(self._ident, None)
+            self._interrupted = False
+            self._calmed.put(None)
 
     def _is_interruptible(self) -> bool:
         """Return whether the thread holds no lock of logging's that it might keep, after a moment if need be."""
@@ -135,12 +167,18 @@ class _ResidentThread:
             try:
                 # A loop of its own: an interrupt may be met as it jumps back, which must not be outside of the try.
                 while True:
+                    while self._interrupted:
+                        self._calmed.get()
                     self._current = run = self._runs.get()
-                    self._on_finished(run, timed_out(run) if run.interrupted else execute(self._task, run))
+                    run.begin_in(self._slot)
+                    outcome = timed_out(run) if run.interrupted else execute(self._task, run)
+                    run.end()
+                    self._on_finished(run, outcome)
                     self._current = None
             except BaseException as error:  # what came as the run was ending: it has not been reported, perhaps
                 last, self._current = self._current, None
                 if last is not None:
+                    last.end()
                     self._on_finished(last, cut_short(last, error))
 
 
