@@ -55,6 +55,7 @@ setup(
             'crew-wsgi-front = crew_wsgi.front:main',
             'crew-wsgi-worker = crew_wsgi.worker:main',
             'crew-wsgi-dev = crew_wsgi.dev:main',
+            'crew-declare = crew.declare:main',
         ],
     },
     classifiers=[

@@ -5,8 +5,8 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
-from crew import topology
-from crew.transports.addresses import check, is_memory
+from crew import argv, topology
+from crew.transports.addresses import Url, check, is_memory
 
 __all__ = [
     'Parser',
@@ -21,13 +21,23 @@ __all__ = [
     'amqp_url',
     'broker_url',
     'count',
+    'password',
     'queue_id',
     'seconds',
 ]
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line: the usage of so many options would push it off the screen."""
+    """Says what is wrong in one line: the usage of so many options would push it off the screen.
+
+    The command line that it reads is then shown to other users of the machine without its passwords (:mod:`crew.argv`).
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Read the arguments, by default those of this process."""
+        if args is None:
+            argv.conceal_passwords()
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End the process with exit code 2."""
@@ -59,13 +69,25 @@ def amqp_url(text: str) -> str:
     return broker_url(text)
 
 
+class _Password(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def password(text: str) -> str:
+    """Read a password; where it is shown as a value, it is not shown."""
+    return _Password(text)
+
+
 def broker_url(text: str) -> str:
     """Read the URL of a broker, ``memory://`` included."""
     try:
         check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+    return Url(text)
 
 
 def queue_id(text: str) -> str:

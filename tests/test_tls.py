@@ -26,8 +26,9 @@ from trustme import CA, LeafCert
 from crew import topology
 from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError
+from crew.household import PORTS
 from crew.installation import find_server
-from crew.private_node import PORTS, PrivateNode
+from crew.private_node import PrivateNode
 from crew.transports import tls
 from crew.transports.addresses import check
 from crew.transports.asyncio import dial, parameters

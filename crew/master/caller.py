@@ -219,13 +219,11 @@ class Caller:
 
     async def prepare(self, connection: Connection) -> None:
         """Set up a new connection: a reply queue under a new name, and what waits is sent."""
+        await connection.ensure(topology.DEAD_LETTERS, *self._queues)
         channel = await connection.open_channel(on_return=self._returned)
-        await channel.declare(topology.DEAD_LETTERS)
-        for queue in self._queues:
-            await channel.declare(queue)
         replies = topology.reply_queue()
         await channel.declare(replies)
-        await channel.declare(topology.dead_letter_binding(replies.name))
+        await self._bind_dead_letters(connection, replies.name)
         # Without acks: what is lost with this process is of no use to another.
         await channel.consume(replies.name, self._arrived, no_ack=True)
         link = _Link(connection, channel, replies.name)
@@ -233,6 +231,17 @@ class Caller:
         self._calls.reply_to = replies.name
         self._link = link
         self._send_unsent(link)
+
+    @staticmethod
+    async def _bind_dead_letters(connection: Connection, replies: str) -> None:
+        # On a channel of its own, which the broker closes if we may not. Who may, can hear those of others, too.
+        channel = await connection.open_channel(on_closed=lambda reason: None)
+        try:
+            await channel.declare(topology.dead_letter_binding(replies))
+        except BrokerRefused as error:
+            log.warning('calls that expire are told by our own clock, a second later: %s', error)
+            return
+        await channel.close()
 
     def _on_blocked(self, link: _Link, blocked: bool) -> None:
         link.blocked = blocked

@@ -99,7 +99,7 @@ class Engine:
 
         Raises:
             Blocked: the broker takes no messages now.
-            BrokerRefused: there will never be a connection.
+            BrokerRefused: there will never be a connection, or we may not publish.
             ConnectionError: there was none in time, or it was lost, or the broker did not say in time that it has it.
         """
         if self._closed:
@@ -127,7 +127,7 @@ class Engine:
         Returns when what is published from then on is on its way here.
 
         Raises:
-            BrokerRefused: there will never be a connection.
+            BrokerRefused: there will never be a connection, or we may not subscribe.
             ConnectionError: there was no connection within ``timeout`` seconds, or the client was closed. In the first
                 case the subscription is made with the next connection.
         """

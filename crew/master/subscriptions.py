@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from crew import codec, topology
-from crew.exceptions import ConnectionError, CrewError, ProtocolError
+from crew.exceptions import BrokerRefused, ConnectionError, CrewError, ProtocolError
 from crew.master.caller import Counters
 from crew.messages import Publication
 from crew.transports.base import Channel, Connection, Delivery
@@ -49,7 +49,11 @@ class Subscriptions:
         self._connection = connection
         async with self._changing:
             if self._channels:
-                await self._bind_all(connection)
+                try:
+                    await self._bind_all(connection)
+                except BrokerRefused as error:
+                    # Whoever waits for a subscription will hear it, too.
+                    log.error('nothing that was subscribed to comes: %s', error)
 
     def lost(self, reason: Exception) -> None:
         """Take note that the connection is gone."""
@@ -62,6 +66,7 @@ class Subscriptions:
             The channel, which confirms when the broker has it.
 
         Raises:
+            BrokerRefused: we may not.
             ConnectionError: there is no connection.
         """
         channel = self._publishing or await self._open_publishing()
@@ -75,11 +80,15 @@ class Subscriptions:
             connection = self._connection
             if connection is None:
                 raise ConnectionError('there is no connection to the broker')
-            channel = await connection.open_channel(confirm=True)
-            await channel.declare(topology.PUBLICATIONS)
+            await connection.ensure(topology.PUBLICATIONS)
+            # The broker closes the channel of who may not publish.
+            channel = await connection.open_channel(confirm=True, on_closed=self._publishing_closed)
             if connection is self._connection:
                 self._publishing = channel
             return channel
+
+    def _publishing_closed(self, reason: Exception) -> None:
+        self._publishing = None
 
     def add(self, channel: str) -> None:
         """Remember that a channel is subscribed to, from the next connection on; :meth:`bind` does it now."""
@@ -89,6 +98,7 @@ class Subscriptions:
         """Return when what is published on a channel is on its way here.
 
         Raises:
+            BrokerRefused: we may not.
             ConnectionError: there is no connection, or it was lost meanwhile.
         """
         # One who gives up must not leave half of it behind: a queue that nobody reads, or a second one that is read.
@@ -115,12 +125,15 @@ class Subscriptions:
                 await self._subscribing.unbind(topology.subscription(self._queue, channel))
 
     async def _bind_all(self, connection: Connection) -> None:
-        channel = await connection.open_channel(prefetch=PREFETCH)
-        await channel.declare(topology.PUBLICATIONS)
+        await connection.ensure(topology.PUBLICATIONS)
         queue = topology.subscriber_queue()
-        await channel.declare(queue)
+        # On a channel of its own: if we may not, the broker closes it, and calls go on.
+        binding = await connection.open_channel(on_closed=lambda reason: None)
+        await binding.declare(queue)
         for name in list(self._channels):
-            await channel.declare(topology.subscription(queue.name, name))
+            await binding.declare(topology.subscription(queue.name, name))
+        await binding.close()
+        channel = await connection.open_channel(prefetch=PREFETCH)
         await channel.consume(queue.name, self._arrived)
         self._queue, self._subscribing = queue.name, channel
 

@@ -7,19 +7,40 @@ from urllib.parse import quote, urlsplit
 
 from crew.transports.base import Connection
 
-__all__ = ['DEFAULT_URL', 'MEMORY', 'check', 'checked', 'default_urls', 'dial', 'is_memory', 'safe_url', 'url_of']
+__all__ = [
+    'DEFAULT_URL',
+    'MEMORY',
+    'Url',
+    'check',
+    'checked',
+    'default_urls',
+    'dial',
+    'is_memory',
+    'safe_url',
+    'url_of',
+]
 
 MEMORY = 'memory'
 
 # What is certainly a host, and no user's name.
 _HOST_AND_PORT = re.compile(r'(?:[0-9.]+|\[[0-9A-Fa-f:.]+\]|localhost):[0-9]{1,5}(?:/|\Z)')
 
-DEFAULT_URL = 'amqp://guest:guest@127.0.0.1:5672/%2F'
+
+class Url(str):
+    """An address that leaves out its password where it is shown as a value: in debuggers, tracebacks, error reports."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(safe_url(self))
+
+
+DEFAULT_URL = Url('amqp://guest:guest@127.0.0.1:5672/%2F')
 
 
 def default_urls() -> list[str]:
     """Return the brokers that ``CREW_AMQP_URL`` names, separated by blanks, or the one on this machine."""
-    return os.environ.get('CREW_AMQP_URL', '').split() or [DEFAULT_URL]
+    return [Url(url) for url in os.environ.get('CREW_AMQP_URL', '').split()] or [DEFAULT_URL]
 
 
 def url_of(host: str, port: int = 5672, virtualhost: str = '/', user: str = '', password: str = '') -> str:
@@ -41,7 +62,7 @@ def checked(urls: str | Sequence[str]) -> list[str]:
         raise ValueError('there must be at least one URL')
     for url in result:
         check(url)
-    return result
+    return [Url(url) for url in result]
 
 
 def is_memory(url: str) -> bool:

@@ -59,10 +59,23 @@ T = TypeVar('T')
 
 # AMQP 0-9-1 reply codes that say: you are set up wrongly; the same attempt later would fail the same way.
 REFUSALS = {403, 406, 530, 540}
+FORBIDDEN = 403
 NOT_FOUND = 404
 
 #: What RabbitMQ says in a 530 of a virtual host or a user that has all the connections it may have.
 _LIMIT = re.compile(r'(user )?connection limit \(\d+\)')
+
+#: What RabbitMQ says in a 403 of a channel. Newer versions have the permission before it.
+_NO_ACCESS = re.compile(r"access to (queue|exchange) '")
+
+# What is asked for → on what permission is missing → which one.
+_PERMISSIONS = {
+    'queue': {'queue': 'configure', 'exchange': 'write'},
+    'exchange': {'exchange': 'configure'},
+    'binding': {'queue': 'write', 'exchange': 'read'},
+    'consumer': {'queue': 'read'},
+    'message': {'exchange': 'write'},
+}
 
 
 def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
@@ -82,9 +95,10 @@ def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
         if parts.scheme not in ('amqp', 'amqps') or not parts.hostname or parts.port == 0:
             raise ValueError('no AMQP URL')
         pika.URLParameters(parts._replace(query='').geturl())
-    except Exception as error:  # pika raises whatever the part that it could not read made it raise
+    except Exception:  # pika raises whatever the part that it could not read made it raise
         hint = 'amqp://user:password@host:5672/%2F'
-        raise ValueError(f'bad AMQP URL {safe_url(url)!r}: it should look like {hint}') from error
+        # From nothing: what could not be read as a port, say, may be a part of the password.
+        raise ValueError(f'bad AMQP URL {safe_url(url)!r}: it should look like {hint}') from None
     for_pika, options = tls.split_query(url)
     try:
         result = pika.URLParameters(for_pika)
@@ -313,18 +327,48 @@ class AsyncioConnection:
         await channel.open(self._pika, prefetch, confirm)
         return channel
 
+    async def ensure(self, *shared: Queue | Exchange) -> None:
+        """See that shared queues and exchanges are there; see the port."""
+        channel = await self._open_expendable()
+        for what in shared:
+            try:
+                await channel.declare(what)
+            except BrokerRefused as refusal:
+                if _code(refusal) != FORBIDDEN:
+                    raise
+                await self._find(what, refusal)
+                channel = await self._open_expendable()
+        await channel.close()
+
+    async def _find(self, what: Queue | Exchange, refusal: BrokerRefused) -> None:
+        """Look for what we may not declare."""
+        if await self._is_there(what):
+            log.debug('not declared here, but it is there: %s', what.name)
+            return
+        kind = 'queue' if isinstance(what, Queue) else 'exchange'
+        raise BrokerRefused(
+            f'there is no {kind} {what.name} at the broker, and this user may not declare it: run crew-declare as one '
+            f'who may (docs/security.md); {_words(refusal.__cause__ or refusal)}'
+        ) from refusal
+
     async def exists(self, queue: str) -> bool:
         """Return whether there is a queue of this name; see the port."""
-        # The broker's way to say no is to close the channel.
-        channel = await self.open_channel(on_closed=lambda reason: None)
+        return await self._is_there(Queue(queue))
+
+    async def _is_there(self, what: Queue | Exchange) -> bool:
+        channel = await self._open_expendable()
         try:
-            await channel.look_up(queue)
+            await channel.look_up(what)
         except CrewError as error:
-            if isinstance(error.__cause__, ChannelClosedByBroker) and error.__cause__.reply_code == NOT_FOUND:
+            if _code(error) == NOT_FOUND:
                 return False
             raise
         await channel.close()
         return True
+
+    async def _open_expendable(self) -> 'AsyncioChannel':
+        # The broker's way to say no is to close the channel.
+        return await self.open_channel(on_closed=lambda reason: None)
 
     async def close(self) -> None:
         """Send what is still to be sent, and close; see the port."""
@@ -384,6 +428,7 @@ class AsyncioChannel:
         self._acks = Acks()
         self._number = 0
         self._connection: _Dialled
+        self._asked = 'message'
         self._pika: PikaChannel
 
     async def open(self, connection: '_Dialled', prefetch: int, confirm: bool) -> None:
@@ -417,15 +462,19 @@ class AsyncioChannel:
                     exclusive=what.exclusive,
                     arguments=dict(what.arguments),
                     callback=done,
-                )
+                ),
+                'queue',
             )
         elif isinstance(what, Exchange):
-            await self._ask(lambda done: self._pika.exchange_declare(what.name, what.type, durable=True, callback=done))
+            await self._ask(
+                lambda done: self._pika.exchange_declare(what.name, what.type, durable=True, callback=done), 'exchange'
+            )
         else:
             await self._ask(
                 lambda done: self._pika.queue_bind(
                     what.queue, what.exchange, arguments=dict(what.arguments), callback=done
-                )
+                ),
+                'binding',
             )
 
     async def unbind(self, binding: Binding) -> None:
@@ -433,12 +482,14 @@ class AsyncioChannel:
         await self._ask(
             lambda done: self._pika.queue_unbind(
                 binding.queue, binding.exchange, arguments=dict(binding.arguments), callback=done
-            )
+            ),
+            'binding',
         )
 
-    async def look_up(self, queue: str) -> None:
-        """Ask for a queue, which closes the channel when there is none."""
-        await self._ask(lambda done: self._pika.queue_declare(queue, passive=True, callback=done))
+    async def look_up(self, what: Queue | Exchange) -> None:
+        """Ask for a queue or an exchange by its name, which closes the channel when there is none."""
+        declare = self._pika.queue_declare if isinstance(what, Queue) else self._pika.exchange_declare
+        await self._ask(lambda done: declare(what.name, passive=True, callback=done))
 
     async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
         """Start to consume; see the port."""
@@ -449,7 +500,7 @@ class AsyncioChannel:
             nonlocal tag
             tag = self._pika.basic_consume(queue, consumer, auto_ack=no_ack, callback=done)
 
-        await self._ask(start)
+        await self._ask(start, 'consumer')
         return tag
 
     async def cancel(self, consumer_tag: str) -> None:
@@ -542,7 +593,7 @@ class AsyncioChannel:
     def _closed_by(self, error: BaseException) -> None:
         reason: Exception
         if isinstance(error, ChannelClosedByBroker) and error.reply_code in REFUSALS:
-            reason = BrokerRefused(f'{_words(error)}{_hint(error.reply_text)}')
+            reason = BrokerRefused(f'{_words(error)}{_hint(error.reply_text, self._asked)}')
         else:
             reason = ConnectionError(f'the channel was closed: {_words(error)}')
         reason.__cause__ = error
@@ -561,16 +612,18 @@ class AsyncioChannel:
 
     # Asking the broker
 
-    async def _ask(self, request: Callable[[Callable[[Any], None]], Any]) -> None:
+    async def _ask(self, request: Callable[[Callable[[Any], None]], Any], what: str = 'message') -> None:
         if self._error is not None:
             raise self._error
         answer = self._future()
+        self._asked = what
         try:
             request(lambda frame: _settle(answer, None))
         except AMQPError as error:
             self._waiting.discard(answer)
             raise ConnectionError(f'the channel is closed: {_words(error)}') from error
         await answer
+        self._asked = 'message'
 
     def _future(self) -> 'asyncio.Future[Any]':
         future = self._loop.create_future()
@@ -659,8 +712,17 @@ def _innermost(error: BaseException) -> BaseException:
     return error if inner is None else _innermost(inner)
 
 
-def _hint(refusal: str) -> str:
-    """Return what to do about a refusal, by the broker's words for it."""
+def _code(error: BaseException) -> int | None:
+    """Return the reply code with which the broker closed a channel, if it did."""
+    cause = error.__cause__
+    return cause.reply_code if isinstance(cause, ChannelClosedByBroker) else None
+
+
+def _hint(refusal: str, asked: str) -> str:
+    """Return what to do about a refusal, by the broker's words for it and what it was asked for."""
+    if missing := _NO_ACCESS.search(refusal):
+        permission = _PERMISSIONS[asked].get(missing[1], 'access')
+        return f'; give this user {permission} there with rabbitmqctl set_permissions (docs/security.md)'
     # A queue or exchange is declared anew with another argument, type or durability.
     if 'inequivalent arg' in refusal:
         return '; delete it or use another name'

@@ -124,6 +124,16 @@ class Connection(Protocol):
             ConnectionError: the connection was lost.
         """
 
+    async def ensure(self, *shared: Queue | Exchange) -> None:
+        """See that shared queues and exchanges are there: declare them, or find them where we may not declare.
+
+        What was declared by somebody else is only looked for by its name. Costs no channel, whatever the answer is.
+
+        Raises:
+            BrokerRefused: one exists with other arguments, or is not there and we may not declare it.
+            ConnectionError: the connection was lost.
+        """
+
     async def exists(self, queue: str) -> bool:
         """Return whether there is a queue of this name.
 

@@ -341,6 +341,13 @@ class MemoryConnection:
         await channel.answer()
         return channel
 
+    async def ensure(self, *shared: Queue | Exchange) -> None:
+        """See that shared queues and exchanges are there; see the port. Here everybody may declare everything."""
+        channel = await self.open_channel(on_closed=lambda reason: None)
+        for what in shared:
+            await channel.declare(what)
+        await channel.close()
+
     async def exists(self, queue: str) -> bool:
         """Return whether there is a queue of this name; see the port."""
         # As with AMQP, the broker's way to say no is to close the channel.

@@ -18,6 +18,7 @@ from crew.options import (
     add_verbosity,
     add_version,
     count,
+    password,
     seconds,
 )
 from crew.serializers import accepted
@@ -48,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     broker.add_argument('-P', '--port', type=count, help='its port (default: 5672)')
     broker.add_argument('--username', help='user name (default: guest)')
     broker.add_argument(
-        '--password', help='password (default: guest); better in $CREW_AMQP_URL, which others cannot read'
+        '--password',
+        type=password,
+        help='password (default: guest); better in $CREW_AMQP_URL, which others cannot read',
     )
     broker.add_argument('--vhost', help='virtual host (default: /)')
     add_queue_type(broker)

@@ -176,6 +176,12 @@ class Consumer:
         """
         await self._session.wait_ready()
 
+    def give_up(self, reason: str) -> None:
+        """Let :meth:`run` end, with a last moment for what runs, because this process can no longer be trusted."""
+        if not self._stuck.done():
+            log.error('this process is replaced: %s', reason)
+            self._stuck.set_result(None)
+
     # Connecting
 
     async def _prepare(self, connection: Connection) -> None:
@@ -188,14 +194,11 @@ class Consumer:
     async def _set_up(self, connection: Connection) -> None:
         settings = self._settings
         self._connection = connection
-        channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
         queues = [topology.task_queue(terms.task, settings.queue_type) for terms in settings.queues]
+        exchanges = [topology.DEAD_LETTERS, *([topology.PUBLICATIONS] if settings.publishes else [])]
+        await connection.ensure(*exchanges, *queues)
+        channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
         inbox = topology.inbox()
-        await channel.declare(topology.DEAD_LETTERS)
-        if settings.publishes:
-            await channel.declare(topology.PUBLICATIONS)
-        for queue in queues:
-            await channel.declare(queue)
         await channel.declare(inbox)
         await channel.consume(inbox.name, self._told, no_ack=True)
         # A call that comes while the other queues are being consumed may hold the interpreter: then it is too late.
@@ -429,6 +432,10 @@ class Consumer:
     def wanted(self, run: Run, offset: int, waiting: bool) -> None:
         """Take note that a run needs more of its body; see :class:`crew.worker.runs.Owner`."""
         self._loop.call_soon_threadsafe(self._grant, run, offset, waiting)
+
+    def exhausted(self) -> None:
+        """Take note that memory is gone; see :class:`crew.worker.runs.Owner`."""
+        self._loop.call_soon_threadsafe(self.give_up, 'a run has left hardly any memory')
 
     def _send_answer(self, run: Run, *, ended: bool = False) -> None:
         held, output = self._held.get(run), run.output

@@ -7,6 +7,7 @@ there to stop a task that hangs, so the process finishes what it runs and ends t
 
 import asyncio
 import atexit
+import contextlib
 import faulthandler
 import importlib
 import logging
@@ -15,14 +16,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
 
 from crew import logs
 from crew.exceptions import BrokerRefused
 from crew.transports.threads import start_native
 from crew.worker.consumer import Consumer, Settings
-from crew.worker.runs import OnFinished, Runner, Task
+from crew.worker.runs import GAVE_UP, OnFinished, Runner, Task, out_of_memory
 from crew.worker.threads import ThreadRunner
 from crew.worker.ties import Ties
 
@@ -35,9 +36,6 @@ SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 #: Exit code: what this process was told to run cannot be had, and the reason has been printed.
 CANNOT_START = 4
-
-#: Exit code: a task would not end, so the process did.
-GAVE_UP = 70
 
 
 class CannotStart(Exception):
@@ -64,7 +62,8 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     try:
         if settings.slots > ties.clock.slots:
             raise CannotStart('more calls are to run at once than the supervisor knows of: start the worker anew')
-        task = load()
+        with _kept_signals():
+            task = load()
     except CannotStart as error:
         ties.clock.set_reason(str(error))
         log.error('%s', error)
@@ -130,6 +129,18 @@ class _ConnectionThread:
         loop.add_reader(signals, on_signal)
         loop.add_reader(ties.lifeline, on_lifeline)
         consumer = Consumer(self._settings, self._make_runner, ties.clock)
+
+        def on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            if not isinstance(context.get('exception'), MemoryError):
+                loop.default_exception_handler(context)
+                return
+            # Whatever this thread was about to do has not been done, and nobody knows what it was.
+            try:
+                consumer.give_up('there is no memory left for its connection')
+            except MemoryError:
+                out_of_memory()
+
+        loop.set_exception_handler(on_exception)
         return 0 if await consumer.run(stop) else GAVE_UP
 
 
@@ -152,6 +163,21 @@ def _watch_signals() -> int:
     # What was sent since the fork arrives now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return reading
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Take back the signals that an application makes its own as it is loaded: its handlers would end what runs."""
+    ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    yield
+    for number, handler in ours.items():
+        if signal.getsignal(number) is not handler:
+            log.warning('the application handles %s itself; a worker does without that: use atexit', number.name)
+            signal.signal(number, handler)
+    # An event loop that the application has run leaves none.
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 
 def _shield_forks() -> None:

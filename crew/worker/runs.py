@@ -4,21 +4,41 @@ The port of what runs tasks stands here too: resident threads (``threads``) and 
 """
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Publication, Reply
 from crew.worker.bodies import Input, Output, Signal
 from crew.worker.clock import Clock, Record
 
-__all__ = ['OnFinished', 'Outcome', 'Owner', 'Run', 'Runner', 'Task', 'execute', 'timed_out']
+__all__ = [
+    'OnFinished',
+    'Outcome',
+    'Owner',
+    'Run',
+    'Runner',
+    'Task',
+    'cut_short',
+    'execute',
+    'out_of_memory',
+    'timed_out',
+]
 
 log = logging.getLogger(__name__)
 
 FOREVER = 1e9
+
+#: Exit code: a task would not end, or there was no memory left, so the process ended.
+GAVE_UP = 70
+
+#: A process that cannot have so many bytes is of no use: it would fail at every request, so quickly that it got most.
+NEEDED = 1024 * 1024
+
+NO_MEMORY = b'a worker process has no memory left, not even to say whose request took it, and is replaced\n'
 
 #: The longest text of an exception that the log has in full.
 MAX_LOGGED = 64 * 1024
@@ -41,6 +61,9 @@ class Owner(Protocol):
     def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
         """Take note that the run has read its body up to ``offset``, and needs more; perhaps it waits for that."""
 
+    def exhausted(self) -> None:
+        """Take note that there is hardly any memory left, and that it is not the last run that holds it."""
+
 
 class _Nobody:
     """The owner of a run outside of any worker, who has nothing to give to anybody."""
@@ -56,6 +79,9 @@ class _Nobody:
         """Drop it."""
 
     def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
+        """Drop it."""
+
+    def exhausted(self) -> None:
         """Drop it."""
 
 
@@ -197,17 +223,53 @@ def execute(task: Task, run: Run) -> Outcome:
     except BaseException as error:  # the task may raise anything, and the slot must live on
         if run.interrupted and isinstance(error, SystemExit):
             return timed_out(run)
-        if run.broken is not None and error.__cause__ is run.broken:
-            log.info('%s has ended early: %s', run.text, error)
-        else:
-            _log(run, error)
-        return Failure(
-            correlation_id=run.call.correlation_id,
-            kind='refused' if isinstance(error, ProtocolError) else 'raised',
-            type=type(error).__name__,
-            message=_text(error),
-            traceback=''.join(traceback.format_exception(error)),
-        )
+        try:
+            if isinstance(error, MemoryError):
+                _let_go(run, error)
+            return _failed(run, error)
+        except MemoryError:
+            return cut_short(run, error)
+
+
+def _failed(run: Run, error: BaseException) -> Failure:
+    if run.broken is not None and error.__cause__ is run.broken:
+        log.info('%s has ended early: %s', run.text, error)
+    else:
+        _log(run, error)
+    return Failure(
+        correlation_id=run.call.correlation_id,
+        kind='refused' if isinstance(error, ProtocolError) else 'raised',
+        type=type(error).__name__,
+        message=_text(error),
+        traceback=''.join(traceback.format_exception(error)),
+    )
+
+
+def _let_go(run: Run, error: BaseException | None) -> None:
+    """Free what the frames of an exception hold: what there was not enough memory for is in their variables."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    try:
+        bytes(NEEDED)
+    except MemoryError:
+        run.owner.exhausted()
+
+
+def cut_short(run: Run, error: BaseException) -> Failure:
+    """Return the end of a run that an exception has ended outside of its task: an interrupt, or a lack of memory."""
+    try:
+        if not isinstance(error, MemoryError):
+            return timed_out(run)
+        return Failure(correlation_id=run.call.correlation_id, kind='raised', type='MemoryError')
+    except MemoryError:
+        out_of_memory()
+
+
+def out_of_memory() -> NoReturn:
+    """End the process, for it can do nothing more; its supervisor starts another."""
+    os.write(2, NO_MEMORY)
+    os._exit(GAVE_UP)
 
 
 def _log(run: Run, error: BaseException) -> None:

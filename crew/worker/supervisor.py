@@ -263,7 +263,10 @@ class Supervisor:
             if self._oldest() is None:
                 self._reloaded('reloaded: all worker processes are new')
             else:
-                self._candidate = self._spawn(now, self._generation)
+                try:
+                    self._candidate = self._spawn(now, self._generation)
+                except OSError as error:
+                    self._give_up_reload(f'no process can be made: {error}')
         elif candidate.ties.clock.was_ready:
             self._candidate = None
             self._loaded = self._generation
@@ -308,12 +311,26 @@ class Supervisor:
         staying = sum(child.stays and child is not self._candidate for child in self._children.values())
         if now >= self._spawn_at:
             for _ in range(self._policy.processes - staying):
-                # During a reload it is one of the old ones, until it is known that the new code can be loaded.
-                self._spawn(now, self._loaded)
+                try:
+                    # During a reload it is one of the old ones, until it is known that the new code can be loaded.
+                    self._spawn(now, self._loaded)
+                except OSError as error:  # too many processes or open files, no memory: what there is goes on
+                    pause = self._pause()
+                    self._failures += 1
+                    self._spawn_at = now + pause
+                    log.error('no process can be made: %s; trying again in %g s', error, pause)
+                    return
+
+    def _pause(self) -> float:
+        return min(FIRST_PAUSE * 2.0 ** max(0, self._failures - 1), LONGEST_PAUSE)
 
     def _spawn(self, now: float, generation: int) -> _Child:
         its = Ties.make(self._policy.slots, self._lifeline)
-        pid = self._fork()
+        try:
+            pid = self._fork()
+        except OSError:
+            its.close()
+            raise
         if pid == 0:
             if generation:
                 self._be_program_anew(its)
@@ -326,9 +343,13 @@ class Supervisor:
     def _fork(self) -> int:
         """Fork; the child keeps :data:`SIGNALS` blocked, for until it has handlers of its own they are ours."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        pid = os.fork()
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if pid:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return pid
         # The lifeline must end with the supervisor, so no child may hold it.
         os.close(self._lifeline_held)
@@ -387,7 +408,11 @@ class Supervisor:
         self._speak_for(record.reply_to, accept)
 
     def _speak_for(self, reply_to: str, accept: Accept) -> None:
-        pid = self._fork()
+        try:
+            pid = self._fork()
+        except OSError as error:
+            log.error('could not speak for a worker process: %s', error)
+            return
         if pid:
             self._speakers.add(pid)
             return
@@ -464,7 +489,7 @@ class Supervisor:
             return
         # What dies while it runs something has died of that, and would not die again: others wait in the queue.
         at_once = bool(running) or self._failures == 0
-        pause = 0.0 if at_once else min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
+        pause = 0.0 if at_once else self._pause()
         self._failures += not running
         self._spawn_at = max(self._spawn_at, now + pause)
         again = f'in {pause:g} s' if pause else 'now'

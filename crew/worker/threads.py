@@ -19,7 +19,7 @@ import time
 from queue import SimpleQueue
 from types import CodeType
 
-from crew.worker.runs import OnFinished, Run, Task, execute, timed_out
+from crew.worker.runs import OnFinished, Run, Task, cut_short, execute, timed_out
 
 __all__ = ['ThreadRunner', 'thread_stacks']
 
@@ -138,10 +138,10 @@ class _ResidentThread:
                     self._current = run = self._runs.get()
                     self._on_finished(run, timed_out(run) if run.interrupted else execute(self._task, run))
                     self._current = None
-            except BaseException:  # an interrupt that came as the run was ending: it has not been reported, perhaps
+            except BaseException as error:  # what came as the run was ending: it has not been reported, perhaps
                 last, self._current = self._current, None
                 if last is not None:
-                    self._on_finished(last, timed_out(last))
+                    self._on_finished(last, cut_short(last, error))
 
 
 def _locks(code: CodeType) -> bool:

@@ -15,6 +15,9 @@ from urllib.parse import parse_qs
 
 #: Which code this is, for deploys; as read when it was loaded.
 VERSION = Path(os.environ['VERSION_FILE']).read_text() if 'VERSION_FILE' in os.environ else '1'
+if 'HANDLES_SIGNALS' in os.environ:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    signal.set_wakeup_fd(-1)
 if VERSION == 'broken':
     raise ImportError('this version cannot be loaded')
 

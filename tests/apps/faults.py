@@ -3,12 +3,15 @@
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+
+KEPT = [None]
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -91,6 +94,22 @@ def crash(query: dict[str, str]) -> None:
     ctypes.string_at(0)
 
 
+def exhaust(query: dict[str, str]) -> None:
+    """Take all the memory that the process may have, to the last bit if told to, and keep it if told to."""
+    used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 32 * 1024 * 1024, -1))
+    pieces: Any = None
+    for size in map(int, query['sizes'].split(',')):
+        try:
+            while True:
+                # Not a list, which must be moved as it grows.
+                pieces = (pieces, bytes(size))
+        except MemoryError:
+            if 'keep' in query:
+                KEPT[0] = pieces
+    raise MemoryError
+
+
 def fork(query: dict[str, str]) -> None:
     """Start processes and end them, as applications do."""
     for _ in range(2):
@@ -117,6 +136,7 @@ BEHAVIOURS = {
     '/die': die,
     '/leave': leave,
     '/crash': crash,
+    '/exhaust': exhaust,
     '/fork': fork,
     '/print': speak,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.faults.account import IDEMPOTENT
 from tests.faults.scenarios import scenario
 from tests.faults.stage import Stage
+from tests.stack import children_of
 from tests.waiting import wait_until
 
 #: For how long a run may hang, and then its process, where they do.
@@ -160,11 +161,10 @@ def forked(stage: Stage) -> None:
     with stage.load():
         stage.doom('POST', 'fork')
         pid = next(int(line.split()[2]) for line in stage.stack.runs if line.startswith('doomed'))
-        (child,) = map(int, Path(f'/proc/{pid}/task/{pid}/children').read_text().split() or [0])
+        (child,) = children_of(pid)
         with stage.fault():
             os.kill(pid, signal.SIGKILL)
-    if child:
-        os.kill(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
     _check_second_runs(stage)
 
 
@@ -347,3 +347,14 @@ def meddle(stage: Stage) -> None:
             stage.doom('POST', 'meddle')
     stage.check(stage.processes() == before, 'a process was replaced')
     stage.check(worker.terminate() == 1, 'the worker told nothing of what it had to kill')
+
+
+@scenario('worker: the application handles SIGTERM itself', recovers=0.0, longest=3.0, short=True)
+def handle_signals(stage: Stage) -> None:
+    """Loaded, it has installed a handler that ends its process, and runs an event loop. Workers drain all the same."""
+    stage.front()
+    env = {'HANDLES_SIGNALS': 'yes'}
+    stage.worker('--threads', '2', env=env)
+    with stage.load(settle=0.3), stage.fault():
+        stage.worker('--threads', '2', env=env)
+        stage.check(stage.workers[0].terminate() == 0, 'a worker has abandoned something')
