@@ -31,6 +31,7 @@ sent       returned                            waiting; the delivery does not co
 sent       returned by the broker              :class:`Unroutable`
 sent       connection lost                     :class:`ConnectionError`
 any        cancelled by the caller             forgotten; a worker that runs it is told
+forgotten  what a worker says of it            it has left the queue, and its line
 unknown    accept that asks                    *stop*
 unknown    accept                              *cancel*
 =========  ==================================  =====================================================================
@@ -45,7 +46,7 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from crew.codec import republish
 from crew.envelope import Envelope
@@ -59,6 +60,7 @@ from crew.exceptions import (
     Unroutable,
     WorkerLost,
 )
+from crew.line import Line
 from crew.messages import (
     Accept,
     Cancel,
@@ -145,6 +147,8 @@ class _Flight(Generic[Waiter]):
     streaming: bool = False  # whether a part of the answer has come
     spent: bool = False  # whether more of the body may have gone to a worker
     ping: float = math.inf  # when to look next whether its worker is there; never, while the broker would tell
+    line: Line | None = None  # of those that wait in the same queue
+    joined: float | None = None  # when it began to wait there, while it does
 
 
 class Calls(Generic[Waiter]):
@@ -160,6 +164,8 @@ class Calls(Generic[Waiter]):
         self.reply_to = ''
         self._flights: dict[str, _Flight[Waiter]] = {}
         self._deadlines: list[tuple[float, str]] = []
+        # What is in a queue still, though nobody waits for it. Who waits longest comes first, or nearly.
+        self._forgotten: dict[str, _Flight[None]] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -178,6 +184,7 @@ class Calls(Generic[Waiter]):
         idempotent: bool,
         now: float,
         sent: bool = True,
+        line: Line | None = None,
     ) -> None:
         """Remember a call that is being published, or will be.
 
@@ -188,14 +195,17 @@ class Calls(Generic[Waiter]):
             idempotent: whether it may run a second time when its worker dies.
             now: the time, in seconds on any clock that is used throughout.
             sent: whether it is on its way; if not, :meth:`sent` tells when it is.
+            line: where it waits, if that is to be counted; only for a call that is sent.
 
         Raises:
             DuplicateTaskId: a call with this id is in flight.
         """
         if correlation_id in self._flights:
             raise DuplicateTaskId(f'a call with the id {correlation_id!r} is in flight already')
+        self._leave(self._forgotten.pop(correlation_id, None))
         deadline = now + expiration + (QUEUE_GRACE if sent else 0.0)
-        self._flights[correlation_id] = _Flight(waiter, idempotent, expiration, deadline, sent)
+        flight = self._flights[correlation_id] = _Flight(waiter, idempotent, expiration, deadline, sent, line=line)
+        self._join(flight, now)
         self._watch(correlation_id, deadline)
 
     def sent(self, correlation_id: str) -> None:
@@ -212,7 +222,14 @@ class Calls(Generic[Waiter]):
     def cancel(self, correlation_id: str, reason: str = NOBODY) -> list[Action[Waiter]]:
         """Forget a call; nobody is given its outcome. Unknown ids are fine: it may have been settled just now."""
         flight = self._flights.pop(correlation_id, None)
-        if flight is None or not flight.running:
+        if flight is None:
+            return []
+        if flight.joined is not None:
+            # Its waiter is not to be kept.
+            self._forgotten[correlation_id] = _Flight(
+                None, flight.idempotent, flight.expiration, flight.deadline, line=flight.line, joined=flight.joined
+            )
+        if not flight.running:
             return []
         return [self._cancel(flight.inbox, correlation_id, reason)]
 
@@ -220,6 +237,11 @@ class Calls(Generic[Waiter]):
         """Settle every call that was sent with ``error``: the way to the broker is lost, the reply queue with it."""
         failed = [flight for flight in self._flights.values() if flight.sent]
         self._flights = {id: flight for id, flight in self._flights.items() if not flight.sent}
+        for flight in failed:
+            self._leave(flight)
+        for forgotten in self._forgotten.values():
+            self._leave(forgotten)
+        self._forgotten.clear()
         return [Settle(flight.waiter, error) for flight in failed]
 
     def fail_unsent(self, error: CrewError) -> list[Action[Waiter]]:
@@ -231,6 +253,45 @@ class Calls(Generic[Waiter]):
     def fail(self, correlation_id: str, error: CrewError) -> list[Action[Waiter]]:
         """Settle one call with ``error``."""
         return self._settle(correlation_id, error)
+
+    # In the line
+
+    def forgotten(self, now: float) -> int:
+        """Return how many calls with a line are still in a queue, though they have been cancelled."""
+        while self._forgotten:
+            correlation_id, flight = next(iter(self._forgotten.items()))
+            if flight.deadline > now:
+                break
+            # The broker has dropped it by now.
+            self._leave(self._forgotten.pop(correlation_id))
+        return len(self._forgotten)
+
+    @staticmethod
+    def _join(flight: _Flight[Any], now: float) -> None:
+        if flight.line is not None and flight.joined is None:
+            flight.joined = now
+            flight.line.join(now)
+
+    @staticmethod
+    def _start(flight: _Flight[Any], now: float) -> None:
+        if flight.line is not None and flight.joined is not None:
+            flight.line.start(now, flight.joined)
+            flight.joined = None
+
+    @staticmethod
+    def _leave(flight: _Flight[Any] | None) -> None:
+        if flight is not None and flight.line is not None and flight.joined is not None:
+            flight.line.leave()
+            flight.joined = None
+
+    def _see_off(self, message: Message, now: float) -> None:
+        """Take note that a cancelled call has left its queue, if that is what a message shows."""
+        if isinstance(message, DeadLetter):
+            self._leave(self._forgotten.pop(message.correlation_id, None))
+        elif isinstance(message, (Accept, Reply, Failure)):
+            flight = self._forgotten.pop(message.correlation_id, None)
+            if flight is not None:
+                self._start(flight, now)
 
     # A body or an answer in parts
 
@@ -268,8 +329,10 @@ class Calls(Generic[Waiter]):
         Returns:
             What to do. An empty list for a reply that nobody waits for.
         """
+        if self._forgotten:
+            self._see_off(message, now)
         if isinstance(message, Reply) and not message.more:
-            return self._settle(message.correlation_id, message)
+            return self._settle(message.correlation_id, message, began=now)
         if isinstance(message, (Reply, Chunk, Credit)):
             return self._part(message, now)
         if isinstance(message, Reset):
@@ -277,7 +340,7 @@ class Calls(Generic[Waiter]):
         if isinstance(message, Accept):
             return self._accepted(message, now)
         if isinstance(message, Failure):
-            return self._settle(message.correlation_id, _failure_error(message))
+            return self._settle(message.correlation_id, _failure_error(message), began=now)
         if isinstance(message, DeadLetter):
             return self._dead_lettered(message, now, wall)
         if isinstance(message, Returned):
@@ -344,6 +407,7 @@ class Calls(Generic[Waiter]):
     def _run(self, flight: _Flight[Waiter], accept: Accept, now: float) -> None:
         flight.counted = True
         flight.running = True
+        self._start(flight, now - accept.ran)
         flight.inbox = accept.inbox
         flight.timeout = accept.timeout
         flight.ping = math.inf
@@ -362,6 +426,7 @@ class Calls(Generic[Waiter]):
         flight.runs -= flight.counted
         flight.counted = False
         flight.returned = True
+        self._join(flight, now)
         if flight.running:
             # Its wait began anew: the broker keeps the message's own expiry, so a dead letter tells if it was too long.
             flight.running = False
@@ -379,6 +444,7 @@ class Calls(Generic[Waiter]):
             flight.ping = math.inf
             flight.deadline = now + flight.expiration + QUEUE_GRACE
             self._watch(letter.correlation_id, flight.deadline)
+            self._join(flight, now)
             return [Republish(letter.queue, republish(letter, expiration=flight.expiration, sent=wall))]
         error: TaskError = _worker_lost(flight)
         if flight.runs == 0:
@@ -391,9 +457,17 @@ class Calls(Generic[Waiter]):
             return False
         return flight.runs == 0 or (flight.idempotent and flight.runs < MAX_RUNS)
 
-    def _settle(self, correlation_id: str, outcome: Reply | Chunk | CrewError) -> list[Action[Waiter]]:
+    def _settle(
+        self, correlation_id: str, outcome: Reply | Chunk | CrewError, *, began: float | None = None
+    ) -> list[Action[Waiter]]:
         flight = self._flights.pop(correlation_id, None)
-        return [] if flight is None else [Settle(flight.waiter, outcome)]
+        if flight is None:
+            return []
+        if began is not None:
+            # A short run says nothing before it ends.
+            self._start(flight, began)
+        self._leave(flight)
+        return [Settle(flight.waiter, outcome)]
 
     def _stop(self, accept: Accept) -> Tell:
         return Tell(accept.inbox, Stop(correlation_id=accept.correlation_id, reply_to=self.reply_to))
@@ -424,6 +498,7 @@ class Calls(Generic[Waiter]):
                 actions.append(self._ping(flight.inbox, correlation_id))
                 continue
             del self._flights[correlation_id]
+            self._leave(flight)
             if flight.running:
                 actions.append(self._cancel(flight.inbox, correlation_id, 'its time is over'))
                 actions.append(Settle(flight.waiter, TimeoutError('the task ran past its time')))

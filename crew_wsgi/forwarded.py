@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from crew_wsgi.headers import HeaderPairs
@@ -204,6 +205,7 @@ def _host(text: str) -> str:
     return text if match is not None and int(match[2] or 0) < 65536 else ''
 
 
+@lru_cache(maxsize=1024)
 def _plain(address: str) -> str | None:
     """Return an address as it is usually written: no zone, and IPv4 where an IPv6 socket says ``::ffff:192.0.2.1``."""
     try:

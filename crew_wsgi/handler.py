@@ -125,7 +125,7 @@ class Handler(httputil.HTTPMessageDelegate):
         self._head = head
         if not self._has_body:
             return
-        problem = self._server.admit()
+        problem = self._server.admit(head.route)
         if problem is not None:
             # Now, for nobody should send a body for nothing.
             self._refuse(problem)
@@ -209,7 +209,8 @@ class Handler(httputil.HTTPMessageDelegate):
             return
         # From here on Tornado tells of a client that hangs up by this callback alone.
         self._connection.set_close_callback(self.on_connection_close)
-        problem = self._server.admit()
+        assert self._head is not None
+        problem = self._server.admit(self._head.route)
         if problem is not None:
             self._refuse(problem)
             return
@@ -239,7 +240,8 @@ class Handler(httputil.HTTPMessageDelegate):
             more=self._has_body and not self._upload.ended,
         )
         idempotent = request.method in IDEMPOTENT
-        self._server.caller.send(call, task_queue_name(route.queue), self._received, idempotent=idempotent)
+        line = self._server.line(route)
+        self._server.caller.send(call, task_queue_name(route.queue), self._received, idempotent=idempotent, line=line)
         self._call_id = call.correlation_id
         self._server.send(self)
         if call.more:

@@ -337,6 +337,7 @@ class Exchange(httputil.HTTPConnection):
         self._last_write: asyncio.Future[None] | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._close_callback: Callable[[], None] | None = None
+        self._watched = False
 
     async def run(self) -> bool:
         """Read the request, and wait until it is answered; return whether the connection is good for another."""
@@ -359,7 +360,8 @@ class Exchange(httputil.HTTPConnection):
         finally:
             self._stop_timer()
             self._server.budget.release(self)
-            self.stream.set_close_callback(None)
+            if self._watched:
+                self.stream.set_close_callback(None)
         return not self._closing and not self.stream.closed()
 
     # The request
@@ -532,6 +534,7 @@ class Exchange(httputil.HTTPConnection):
         held = self._delegate.data_received(data)
         if held is not None:
             # Nothing is read meanwhile, so nothing else would tell that the client hangs up.
+            self._watched = True
             self.stream.set_close_callback(self._delegate.on_connection_close)
             await held
             self.stream.set_close_callback(None)
@@ -588,7 +591,7 @@ class Exchange(httputil.HTTPConnection):
         if not self._read:
             # The rest of the request is not wanted, and its end cannot be known without reading it.
             self._closing = True
-        if self._last_write is None:
+        if self._last_write is None or self._last_write.done():
             self._left(None)
         else:
             self._last_write.add_done_callback(self._left)
@@ -624,6 +627,7 @@ class Exchange(httputil.HTTPConnection):
         if self.stream.closed():
             self._hung_up()
         else:
+            self._watched = True
             self.stream.set_close_callback(self._hung_up)
         await self._over
 

@@ -5,6 +5,7 @@
 
 import html
 import json
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -23,7 +24,7 @@ from crew.exceptions import (
 )
 from crew_wsgi.messages import Response
 
-__all__ = ['Problem', 'plain', 'problem_of', 'respond']
+__all__ = ['Problem', 'plain', 'problem_of', 'respond', 'too_long', 'too_many']
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,6 @@ class Problem:
 
 
 CROWDED = Problem(503, 'connection_limit_reached', 'Too many clients are connected.', 1)
-TOO_MANY = Problem(503, 'connection_limit_reached', 'Too many requests are in flight.', 1)
 NOT_FOUND = Problem(404, 'destination_not_found', 'There is no application for this host and path.')
 UNAVAILABLE = Problem(503, 'destination_unavailable', 'The queue cannot be reached now.', 5)
 UNKNOWN = Problem(
@@ -58,6 +58,26 @@ _OFFERS = ('text/plain', 'text/html', 'application/problem+json', 'application/j
 def bad_request(detail: str, status: int = 400) -> Problem:
     """Return the problem of a request that the client must mend."""
     return Problem(status, 'http_request_error', detail)
+
+
+def too_many(wait: float) -> Problem:
+    """Return the problem of a request beyond the greatest number in flight.
+
+    Args:
+        wait: how long it would wait for a worker, in seconds, as far as that is known.
+    """
+    return Problem(503, 'connection_limit_reached', 'Too many requests are in flight.', _half(wait))
+
+
+def too_long(wait: float) -> Problem:
+    """Return the problem of a request that would wait so many seconds, which is too long."""
+    detail = f'Too many requests are waiting: another would wait for about {wait:.0f} s.'
+    return Problem(503, 'destination_unavailable', detail, _half(wait))
+
+
+def _half(wait: float) -> int:
+    """Return after how many seconds only half of those that wait now will wait still."""
+    return max(1, math.ceil(wait / 2))
 
 
 def problem_of(error: CrewError, *, idempotent: bool = True) -> Problem:

@@ -1,15 +1,17 @@
 """What all requests of a front share, and which of them are open."""
 
 import asyncio
+import time
 from typing import Protocol
 
+from crew.line import Line
 from crew.master.caller import Caller
 from crew_wsgi.budget import Budget
 from crew_wsgi.forwarded import Proxies
 from crew_wsgi.intake import NO_PROXIES, Intake
 from crew_wsgi.limits import Limits
-from crew_wsgi.problems import TOO_MANY, UNAVAILABLE, Problem
-from crew_wsgi.routes import Routes
+from crew_wsgi.problems import UNAVAILABLE, Problem, too_long, too_many
+from crew_wsgi.routes import Route, Routes
 
 __all__ = ['Open', 'Server']
 
@@ -47,17 +49,28 @@ class Server:
         self.untaken = Budget(limits.max_untaken)
         self.open: set[Open] = set()
         self.in_flight: set[Open] = set()
+        self._lines: dict[Route, Line] = {}
         self.refused: set[Open] = set()
         self.draining = False
         self._drained: asyncio.Future[None] | None = None
 
-    def admit(self) -> Problem | None:
-        """Return why no request can be sent on now, or None."""
-        if len(self.in_flight) >= self.limits.max_inflight:
-            return TOO_MANY
+    def line(self, route: Route) -> Line:
+        """Return the line in which the requests of a route wait for workers."""
+        line = self._lines.get(route)
+        if line is None:
+            line = self._lines[route] = Line(route.queue_timeout or self.limits.queue_timeout)
+        return line
+
+    def admit(self, route: Route) -> Problem | None:
+        """Return why no request for this route can be sent on now, or None."""
         if not self.caller.reply_to:
             return UNAVAILABLE
-        return None
+        line, now = self.line(route), time.monotonic()
+        # Who has hung up is in the queue still.
+        room = len(self.in_flight) + self.caller.forgotten < self.limits.max_inflight
+        if line.admit(now, room=room):
+            return None
+        return too_long(line.wait(now)) if room else too_many(line.wait(now))
 
     def enter(self, request: Open) -> None:
         """Count a request that begins."""

@@ -19,7 +19,7 @@ from crew.exceptions import (
     Unroutable,
     WorkerLost,
 )
-from crew_wsgi.problems import TOO_MANY, UNAVAILABLE, Problem, bad_request, problem_of, respond
+from crew_wsgi.problems import UNAVAILABLE, Problem, bad_request, problem_of, respond, too_long, too_many
 
 #: RFC 9209 §2.3, those that we use.
 ERROR_TYPES = {
@@ -47,7 +47,7 @@ ERRORS: list[tuple[CrewError, int, str]] = [
     (ProtocolError('?'), 503, 'destination_unavailable'),
     (CrewError('?'), 503, 'destination_unavailable'),
 ]
-PROBLEMS = [TOO_MANY, UNAVAILABLE, *(problem_of(error) for error, _, _ in ERRORS)]
+PROBLEMS = [too_many(0.0), too_long(25.0), UNAVAILABLE, *(problem_of(error) for error, _, _ in ERRORS)]
 PROBLEMS += [bad_request('The head is longer than 3 bytes.', status) for status in (400, 408, 413, 431, 501)]
 
 PROBLEMS += [problem_of(ExpirationError(), idempotent=False)]
@@ -155,7 +155,7 @@ def test_a_page_quotes_what_it_shows() -> None:
 
 
 def test_plain_text_says_status_and_what_happened() -> None:
-    assert respond(TOO_MANY).body == b'503 Service Unavailable\nToo many requests are in flight.\n'
+    assert respond(too_many(0.0)).body == b'503 Service Unavailable\nToo many requests are in flight.\n'
 
 
 @pytest.mark.parametrize(

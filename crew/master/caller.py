@@ -12,6 +12,7 @@ from crew import codec, topology
 from crew.calls import Action, Calls, Part, Settle, Tell
 from crew.envelope import Envelope
 from crew.exceptions import Blocked, BrokerRefused, ConnectionError, CrewError, ProtocolError, Unroutable
+from crew.line import Line
 from crew.messages import Call, Chunk, Credit, Reply, Stop
 from crew.topology import Queue
 from crew.transports.alarm import Alarm
@@ -81,13 +82,26 @@ class Caller:
         return len(self._calls)
 
     @property
+    def forgotten(self) -> int:
+        """How many calls with a line are in a queue still, though they were cancelled: no worker has dropped them."""
+        return self._calls.forgotten(self._loop.time())
+
+    @property
     def reply_to(self) -> str:
         """The reply queue of the connection in use, or empty."""
         return self._link.reply_to if self._link is not None else ''
 
     # Calling
 
-    def send(self, call: Call, queue: str, on_settled: OnSettled, *, idempotent: bool = False) -> None:
+    def send(
+        self,
+        call: Call,
+        queue: str,
+        on_settled: OnSettled,
+        *,
+        idempotent: bool = False,
+        line: Line | None = None,
+    ) -> None:
         """Send a call into a shared queue now, or say why not.
 
         Args:
@@ -95,6 +109,7 @@ class Caller:
             queue: the shared queue's name.
             on_settled: called once with the reply, or with the error that took its place; never from within this call.
             idempotent: whether it may run a second time when its worker dies.
+            line: of those that wait in the same queue, if they are to be counted.
 
         Raises:
             ConnectionError: there is no connection; nothing was sent.
@@ -109,7 +124,9 @@ class Caller:
             raise ValueError('a call that is waited for needs an expiration')
         envelope = codec.encode_call(call, link.reply_to)
         now = self._loop.time()
-        self._calls.add(call.correlation_id, on_settled, expiration=call.expiration, idempotent=idempotent, now=now)
+        self._calls.add(
+            call.correlation_id, on_settled, expiration=call.expiration, idempotent=idempotent, now=now, line=line
+        )
         link.channel.publish(envelope, queue, mandatory=True)
         self._set_alarm()
 
@@ -277,7 +294,6 @@ class Caller:
         if isinstance(message, Reply) and message.correlation_id not in self._calls:
             self._counters.late += 1
             log.debug('the reply to call %s came too late', message.correlation_id)
-            return
         self._do(self._calls.receive(message, now=self._loop.time(), wall=time.time()))
 
     def _returned(self, envelope: Envelope, routing_key: str) -> None:

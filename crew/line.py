@@ -1,0 +1,124 @@
+"""How long the next call would wait: the calls of one caller that wait in one shared queue, and how fast they leave it.
+
+Sans-IO: the time is an argument. A caller sees its own calls only, and knows neither how many workers there are nor
+who else calls them. It need not: while its line is not empty, the time between one start and the next is what a place
+in the line costs, whatever the others do. Time in which nobody waits says nothing, so an idle queue is not taken for a
+slow one.
+
+What it says is a guess, fit for refusing calls that would wait in vain. It errs on the side of letting them wait:
+nobody is refused before some have waited, nor because of a pause, as when all workers are being replaced.
+
+A line takes a spike, and then it is long for a while. But where more is asked for than can be served, and goes on to be
+when the line is full, a long line serves nobody: as many are refused, and the others wait for longer. So from then on
+it is kept short, until less is asked for.
+"""
+
+import math
+
+__all__ = ['Line']
+
+#: A line in which nobody waits for longer is short, in seconds, or a part of its limit.
+SHORT = 1.0
+SHORT_PART = 0.25
+
+#: Over how long it is measured how much is asked for, in seconds.
+ASKED_WITHIN = 2.0
+
+#: What began last must have waited for so long, in seconds: a short run tells of its start by its end only, so that a
+#: wait which is not longer may be the run itself.
+WAITED = 0.1
+
+#: Nothing is known before so many calls have begun.
+KNOWN = 3.0
+
+#: A gap between two starts that is longer than so many seconds, and than so many times what is usual, is a pause.
+PAUSE = 1.0
+UNUSUAL = 8.0
+
+#: A call that would wait for so much of its limit is refused: the guess may be wrong by the rest.
+FULL = 0.8
+
+
+class Line:
+    """Calls that wait for a worker, and how long that takes.
+
+    Args:
+        limit: how long they may wait, in seconds. What was seen longer ago does not count.
+
+    Attributes:
+        waiting: how many wait.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.waiting = 0
+        self._limit = limit
+        # Since when somebody has been the first in the line.
+        self._first_since = 0.0
+        # How many have begun, and how long they were the first, each counting less as it gets older.
+        self._starts = 0.0
+        self._spent = 0.0
+        self._seen = -math.inf
+        self._last_wait = 0.0
+        # How many have asked to join, each counting less as it gets older, and whether there is no end of them.
+        self._asked = 0.0
+        self._asked_at = -math.inf
+        self._overrun = False
+
+    def join(self, now: float) -> None:
+        """Take note of one more that waits."""
+        if not self.waiting:
+            self._first_since = now
+        self.waiting += 1
+
+    def start(self, now: float, joined: float) -> None:
+        """Take note that one has begun.
+
+        Args:
+            now: when it began.
+            joined: when it began to wait.
+        """
+        self.waiting -= 1
+        self._last_wait = now - joined
+        faded = max(0.0, 1.0 - max(0.0, now - self._seen) / self._limit)
+        pause = max(PAUSE, UNUSUAL * self._place)
+        # Of several starts that are told at once the last may be told first.
+        gap = max(0.0, now - self._first_since)
+        self._starts = self._starts * faded + 1.0
+        self._spent = self._spent * faded + min(gap, pause)
+        self._seen = max(self._seen, now)
+        self._first_since = max(self._first_since, now)
+
+    def leave(self) -> None:
+        """Take note that one waits no more, though it has not begun."""
+        self.waiting -= 1
+
+    def wait(self, now: float) -> float:
+        """Return how long a call would wait that joined now, in seconds; 0 if that is not known."""
+        known = self._starts >= KNOWN and now - self._seen < self._limit
+        return self.waiting * self._place if known else 0.0
+
+    def admit(self, now: float, *, room: bool = True) -> bool:
+        """Return whether somebody who asks now may join, and would not wait in vain.
+
+        Args:
+            now: the time.
+            room: whether the caller itself has room for another.
+        """
+        self._asked = self._asked * math.exp((self._asked_at - now) / ASKED_WITHIN) + 1.0
+        self._asked_at = now
+        if self._asked / ASKED_WITHIN * self._place <= 1.0:
+            self._overrun = False
+        if not room:
+            self._overrun = True
+            return False
+        wait, short = self.wait(now), min(SHORT, self._limit * SHORT_PART)
+        if wait <= short:
+            return True
+        if self._last_wait > WAITED and wait > FULL * self._limit:
+            self._overrun = True
+        return not self._overrun
+
+    @property
+    def _place(self) -> float:
+        """What a place in the line costs, in seconds."""
+        return self._spent / self._starts if self._starts else 0.0
