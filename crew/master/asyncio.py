@@ -32,7 +32,14 @@ class CallFuture(asyncio.Future[Any]):
     _on_cancel: Callable[[], None] | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel the call, unless it is over; see :meth:`asyncio.Future.cancel`."""
+        """Cancel the call, unless it is over.
+
+        Args:
+            msg: goes into the ``CancelledError``, as in :meth:`asyncio.Future.cancel`.
+
+        Returns:
+            False if it was over.
+        """
         cancelled = super().cancel(msg)
         if cancelled and self._on_cancel is not None:
             # A callback for its end would cost a turn of the loop for each call, and only few are cancelled.
