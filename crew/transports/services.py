@@ -7,6 +7,7 @@ company (docs/architecture.md, Speed). Everything else is asyncio's own socket a
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -57,10 +58,15 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         reason = self._made.reason if self._made is not None else None
         return reason if isinstance(reason, (ssl.SSLError, SpeaksTls)) else None
 
-    def abort(self) -> None:
+    @property
+    def heard(self) -> float:
+        """When something last came from the broker, on the loop's clock."""
+        return self._made.heard if self._made is not None else -math.inf
+
+    def abort(self, reason: str = 'we gave it up') -> None:
         """Cut the stream, whatever its other end does."""
         if self._made is not None:
-            self._made.cut(ConnectionAbortedError('we gave it up'))
+            self._made.cut(ConnectionAbortedError(reason))
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
         """Return the loop."""
@@ -161,7 +167,7 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         self._pending: list[bytes] = []
-        self._heard = False
+        self.heard = -math.inf
         self.reason: Exception | None = None
 
     @property
@@ -176,11 +182,10 @@ class _Stream(asyncio.Protocol, nbio_interface.AbstractStreamTransport):
         self._protocol.connection_made(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._heard:
-            self._heard = True
-            if data.startswith(TLS_ALERT):
-                self.cut(SpeaksTls('the peer speaks TLS'))
-                return
+        first, self.heard = self.heard == -math.inf, self._loop.time()
+        if first and data.startswith(TLS_ALERT):
+            self.cut(SpeaksTls('the peer speaks TLS'))
+            return
         try:
             self._protocol.data_received(data)
         except Exception as error:
