@@ -7,6 +7,7 @@ company (docs/architecture.md, Speed). Everything else is asyncio's own socket a
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -60,10 +61,15 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         reason = self._made.reason if self._made is not None else None
         return reason if isinstance(reason, (ssl.SSLError, SpeaksTls)) else None
 
-    def abort(self) -> None:
+    @property
+    def heard(self) -> float:
+        """When something last came from the broker, on the loop's clock."""
+        return self._made.heard if self._made is not None else -math.inf
+
+    def abort(self, reason: str = 'we gave it up') -> None:
         """Cut the stream, whatever its other end does."""
         if self._made is not None:
-            self._made.cut(ConnectionAbortedError('we gave it up'))
+            self._made.cut(ConnectionAbortedError(reason))
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
         """Return the loop."""
@@ -168,7 +174,7 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._pending: list[bytes | memoryview] = []
         self._late: list[Callable[[], None]] = []
         self._flushing = False
-        self._heard = False
+        self.heard = -math.inf
         self.reason: Exception | None = None
 
     @property
@@ -187,11 +193,10 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
 
     def buffer_updated(self, nbytes: int) -> None:
         data = bytes(self._buffer[:nbytes])
-        if not self._heard:
-            self._heard = True
-            if data.startswith(TLS_ALERT):
-                self.cut(SpeaksTls('the peer speaks TLS'))
-                return
+        first, self.heard = self.heard == -math.inf, self._loop.time()
+        if first and data.startswith(TLS_ALERT):
+            self.cut(SpeaksTls('the peer speaks TLS'))
+            return
         try:
             self._protocol.data_received(data)
         except Exception as error:
