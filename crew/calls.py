@@ -358,7 +358,7 @@ class Calls(Generic[Waiter]):
     def _join(flight: _Flight[Any], now: float) -> None:
         if flight.line is not None and flight.joined is None:
             flight.joined = now
-            flight.line.join(now)
+            flight.line.join()
 
     @staticmethod
     def _start(flight: _Flight[Any], now: float) -> None:

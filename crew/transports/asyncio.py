@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection as PikaConnection
 from pika.channel import Channel as PikaChannel
+from pika.credentials import ExternalCredentials
 from pika.exceptions import (
     AMQPError,
     AuthenticationError,
@@ -109,6 +110,8 @@ def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
         raise ValueError(f'bad AMQP URL {safe_url(url)!r}: a value among those of {names} cannot be used') from error
     if parts.scheme == 'amqps':
         result.ssl_options = pika.SSLOptions(*tls.client_context(options, parts.hostname))
+    if options.get('auth_mechanism') == 'external':
+        result.credentials = ExternalCredentials()
     result.connection_attempts = 1
     result.retry_delay = 0
     result.client_properties = {
@@ -738,7 +741,7 @@ def _open_error(error: BaseException, url: str) -> Exception:
     if tls_line is not None:
         result = ConnectionError(tls_line)
     elif isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
-        result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
+        result = BrokerRefused(f'the broker at {where} refused {_login(url)}')
     elif isinstance(error, ProbableAccessDeniedError) and (limit := _LIMIT.search(str(error))):
         # 530 like the next, but somebody may leave, or the operator allow more.
         result = ConnectionError(f'the broker at {where} takes no more connections: {limit[0]} is reached')
@@ -754,6 +757,13 @@ def _open_error(error: BaseException, url: str) -> Exception:
         result = ConnectionError(f'cannot reach the broker at {where}: {_words(error)}')
     result.__cause__ = error
     return result
+
+
+def _login(url: str) -> str:
+    """Say by what we have told who we are, and what to do if it was not believed."""
+    if tls.split_query(url)[1].get('auth_mechanism') == 'external':
+        return 'to know us by our certificate: it needs rabbitmq_auth_mechanism_ssl, and a user of the name in there'
+    return 'the user name or password: put others into the URL'
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -27,6 +27,9 @@ TLS_ALERT = b'\x15\x03'
 #: The most that is read at once, in bytes.
 READ = 256 * 1024
 
+#: How many turns of the loop the end of a connection that was never made may take.
+CLOSED_WITHIN = 10
+
 
 # While a forked child holds a connection open, the broker does not notice that its owner has died.
 _sockets: 'weakref.WeakSet[socket.socket]' = weakref.WeakSet()
@@ -139,7 +142,15 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         stream = self._made = _Stream(self._loop, protocol_factory())
         name = server_hostname if ssl_context else None
         _sockets.add(sock)
-        await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
+        try:
+            await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
+        except BaseException:
+            # asyncio closes the socket some turns of the loop later, and there may be none.
+            for _ in range(CLOSED_WITHIN):
+                if sock.fileno() < 0:
+                    break
+                await asyncio.sleep(0)
+            raise
         return stream, stream.get_protocol()
 
 
