@@ -275,8 +275,8 @@ class Connection(asyncio.Protocol):
         """Take note that somebody has connected."""
         self._transport = cast(asyncio.Transport, transport)
         self._made = True
-        # All that the kernel does not take at once is waited for.
-        self._transport.set_write_buffer_limits(high=0)
+        # All that the kernel does not take at once is waited for; with 0, asyncio's TLS would wait for nothing at all.
+        self._transport.set_write_buffer_limits(high=1)
         if self.closed:
             # All were closed while hands were shaken.
             self._transport.abort()
