@@ -13,7 +13,7 @@ unsent     sent                                waiting
 unsent     queue time over                     :class:`ExpirationError`: there was no connection in all that time
 unsent     connection lost                     it goes on waiting for another
 unsent     no connection soon enough           what it was held back with, if it does not wait for all its queue time
-waiting    no confirm in time                  :class:`ConnectionError`; if a queue has it yet, its worker will ask
+waiting    no confirm in time                  :class:`ExpirationError`; if a queue has it yet, its worker will ask
 waiting    accept                              running; a run is counted
 waiting    accept that asks                    *go* and running, or *stop* and :class:`WorkerLost`, by the rule below
 waiting    dead letter, queue time over        :class:`ExpirationError`; :class:`WorkerLost` if it had run
@@ -53,7 +53,6 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from crew.codec import republish
 from crew.envelope import Envelope
 from crew.exceptions import (
-    ConnectionError,
     CrewError,
     DuplicateTaskId,
     ExpirationError,
@@ -627,9 +626,11 @@ class Calls(Generic[Waiter]):
             del self._unconfirmed[oldest[0]]
             flight = self._flights.get(oldest[0])
             if flight is not None and not flight.running:
-                # Should a queue have it after all, it has waited for so long that its worker asks before it runs.
+                # What a queue has after all has waited for so long that its worker asks before it runs. But if nothing
+                # comes from the broker any more, a worker may have run it whose word did not come either.
                 text = f'the broker has not confirmed within {flight.confirmed_within:g} s that a queue has the call'
-                actions += self._settle(oldest[0], ConnectionError(text))
+                error = ExpirationError(text, reason='unconfirmed', expiration=flight.expiration)
+                actions += self._settle(oldest[0], error)
         return actions
 
     def _overdue(self, now: float) -> Iterator[str]:

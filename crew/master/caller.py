@@ -24,7 +24,7 @@ __all__ = ['Caller', 'Counters', 'OnSettled']
 log = logging.getLogger(__name__)
 
 #: How long the broker may take to confirm that a quorum queue has a call, in seconds. A queue that has lost its
-#: majority confirms nothing; what it gets all the same is asked about before it runs, for it is older than a second.
+#: majority confirms nothing.
 CONFIRMED_WITHIN = 10.0
 
 #: Between the broker's word that a queue does not take a call and the next attempt, in seconds; doubled each time.
@@ -100,9 +100,13 @@ class Caller:
         loop: the loop that it lives on.
         queues: the shared queues that it declares itself at each connection, so that start order never matters.
         counters: where it counts.
+        several: whether there are other nodes to go to. Then it is not for long that there is no connection, so calls
+            are kept for the next one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, queues: Sequence[Queue], counters: Counters) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, queues: Sequence[Queue], counters: Counters, *, several: bool = False
+    ) -> None:
         self._loop = loop
         self._queues = queues
         # A queue that is led by one of several nodes may lose a message without a word, unless it is asked to confirm.
@@ -111,7 +115,8 @@ class Caller:
         self._unsent: dict[str, _Unsent] = {}
         self._alarm = Alarm(loop, self._tick)
         self._link: _Link | None = None
-        self._lost_at = -math.inf
+        self._several = several
+        self._reconnected_by = -math.inf
         self._refused: CrewError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._counters = counters
@@ -131,12 +136,8 @@ class Caller:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether :meth:`send` sends now or soon: there is a connection, or was one just now."""
+        """Whether :meth:`send` sends now or soon: there is a connection, or was one just now and will be one."""
         return self._link is not None or (self._refused is None and self._loop.time() <= self._reconnected_by)
-
-    @property
-    def _reconnected_by(self) -> float:
-        return self._lost_at + RECONNECTED_WITHIN
 
     # Calling
 
@@ -203,7 +204,7 @@ class Caller:
             sent=sent,
             line=terms.line,
             confirmed_within=terms.confirmed_within,
-            again=terms.again if terms.idempotent else None,
+            again=terms.again if terms.idempotent and self._several else None,
         )
 
     def submit(self, call: Call, routing_key: str, on_settled: OnSettled, *, exchange: str = '') -> None:
@@ -373,7 +374,8 @@ class Caller:
         """Take note that the connection is gone: what was in flight may have run, and cannot be answered."""
         now = self._loop.time()
         if self._link is not None:
-            self._lost_at = now
+            if self._several:
+                self._reconnected_by = now + RECONNECTED_WITHIN
             self._stop_renewing()
             self._link = None
         self._do(self._calls.lost(ConnectionError(str(reason), published=True), now=now))
