@@ -304,10 +304,9 @@ class Caller:
     async def prepare(self, connection: Connection) -> None:
         """Set up a new connection: a reply queue under a new name, and what waits is sent."""
         await connection.ensure(topology.DEAD_LETTERS, *self._queues)
-        channel = await connection.open_channel(on_return=self._returned)
         replies = topology.reply_queue()
-        await channel.declare(replies)
-        await self._bind_dead_letters(connection, replies.name)
+        await self._declare_replies(connection, replies)
+        channel = await connection.open_channel(on_return=self._returned)
         # Without acks: what is lost with this process is of no use to another.
         await channel.consume(replies.name, self._arrived, no_ack=True)
         calls = await self._open_confirming(connection) if self._confirms else channel
@@ -318,11 +317,13 @@ class Caller:
         self._send_unsent(link)
 
     @staticmethod
-    async def _bind_dead_letters(connection: Connection, replies: str) -> None:
-        # On a channel of its own, which the broker closes if we may not. Who may, can hear those of others, too.
+    async def _declare_replies(connection: Connection, replies: Queue) -> None:
+        # On a channel of its own, which the broker closes if we may not bind. Who may, can hear those of others, too.
+        # Before any other, for the broker may allow but one.
         channel = await connection.open_channel(on_closed=lambda reason: None)
+        await channel.declare(replies)
         try:
-            await channel.declare(topology.dead_letter_binding(replies))
+            await channel.declare(topology.dead_letter_binding(replies.name))
         except BrokerRefused as error:
             log.warning('calls that expire are told by our own clock, a second later: %s', error)
             return
