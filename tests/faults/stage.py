@@ -218,7 +218,7 @@ class Stage:
             if name == f'crew.tasks.{self.queue}':
                 if (messages, consumers) != ('0', '0'):
                     yield f'{name} has {messages} messages, {consumers} consumers'
-            elif not name.startswith('crew.tasks.'):
+            elif name.startswith('crew.') and not name.startswith('crew.tasks.'):
                 yield f'the private queue {name} is left over'
 
     def _await_calm(self) -> None:
