@@ -5,8 +5,10 @@ import socket
 import time
 from random import Random
 from threading import Thread
+from typing import NoReturn
 
 import pytest
+from pika.adapters.utils.nbio_interface import AbstractStreamTransport
 
 from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError
@@ -15,6 +17,8 @@ from crew.transports import pulse
 from crew.transports.addresses import safe_url
 from crew.transports.asyncio import AsyncioConnection, dial
 from crew.transports.base import Connection
+from crew.transports.services import AsyncioServices
+from crew.transports.session import Session
 from tests.faults.proxy import Proxy, Way
 from tests.test_transport import Inbox, connected, private_queue
 
@@ -138,3 +142,58 @@ def test_garbage_instead_of_amqp_is_a_connection_error() -> None:
 def test_a_url_is_shown_without_its_password() -> None:
     assert safe_url('amqp://user:s3c@ret@host:1/%2F') == 'amqp://user@host:1/%2F'
     assert safe_url('amqp://host/') == 'amqp://host/'
+
+
+def test_pika_is_told_of_no_loss_before_it_has_the_stream() -> None:
+    told: list[str] = []
+    over = asyncio.Event()
+
+    def on_done(result: object) -> None:
+        told.append('stream')
+
+    class Protocol:
+        def connection_made(self, stream: AbstractStreamTransport) -> None:
+            told.append('made')
+            stream.abort()
+
+        def eof_received(self) -> bool:
+            return False
+
+        def connection_lost(self, reason: Exception | None) -> None:
+            told.append('lost')
+            over.set()
+
+    async def scenario() -> None:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        services = AsyncioServices(asyncio.get_running_loop())
+        with far:
+            services.create_streaming_connection(Protocol, near, on_done)
+            await asyncio.wait_for(over.wait(), 5)
+
+    asyncio.run(scenario())
+    assert told == ['made', 'stream', 'lost']
+
+
+def test_a_session_that_is_closed_while_it_dials_ends_whatever_that_raises() -> None:
+    dials: list[str] = []
+
+    async def dial(url: str) -> NoReturn:
+        dials.append(url)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            if len(dials) == 1:
+                raise AssertionError('as pika does where it cannot abort')
+        raise NotImplementedError
+
+    async def prepare(connection: object) -> None:
+        raise NotImplementedError
+
+    async def scenario() -> None:
+        session = Session(['amqp://nobody'], dial, prepare, lambda reason: None)
+        session.start()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(session.close(), 5)
+
+    asyncio.run(scenario())
