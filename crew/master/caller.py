@@ -4,10 +4,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from crew import codec, topology
 from crew.calls import RECONNECTED_WITHIN, Action, Calls, Hold, Part, Settle, Tell
@@ -274,12 +274,16 @@ class Caller:
             envelope = codec.encode_call(replace(call, reply_to=link.reply_to, expiration=left, sent=wall))
             self._calls.sent(id, now=now)
             if exchange:
-                task = self._loop.create_task(self._send_through(link, id, envelope, exchange, routing_key))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._spawn(self._send_through(link, id, envelope, exchange, routing_key))
             else:
                 link.calls.publish(envelope, routing_key, mandatory=True)
         self._set_alarm()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> 'asyncio.Task[None]':
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _send_through(
         self, link: _Link, correlation_id: str, envelope: Envelope, exchange: str, routing_key: str
@@ -340,9 +344,7 @@ class Caller:
         log.info('%s did not take call %s; trying again', queue, envelope.correlation_id)
         link.refused.append((envelope, queue))
         if link.renewing is None:
-            link.renewing = self._loop.create_task(self._publish_refused(link))
-            self._tasks.add(link.renewing)
-            link.renewing.add_done_callback(self._tasks.discard)
+            link.renewing = self._spawn(self._publish_refused(link))
 
     async def _publish_refused(self, link: _Link) -> None:
         """Publish once more what a queue did not take.
