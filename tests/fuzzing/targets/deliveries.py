@@ -1,16 +1,16 @@
 """A worker's table of deliveries, with a broker, callers and runs that do what bytes choose: each is settled once."""
 
 from collections import Counter
-from typing import Any, cast
+from typing import cast
 
 from crew.envelope import Envelope
 from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Reset, Stop
 from crew.transports.base import Channel, Delivery
-from crew.worker import deliveries
 from crew.worker.deliveries import (
     FRESH,
     MAX_RUNS,
     Ack,
+    AckEarly,
     Action,
     Cancelled,
     Deliveries,
@@ -36,9 +36,6 @@ REPLIES = 'crew.master.1'
 WALL = 1_700_000_000.0
 QUEUES = [Terms('1'), Terms('2', True), Terms('3', False, True), Terms('4', True, True)]
 TIMES = [0.001, 0.01, 0.03, 0.06, 0.5, 1.1, 2.1, 6.0, 10.5, 70.0, 2000.0]
-
-#: What acknowledges a run before its end; a version of the table may have none.
-EARLY: Any = getattr(deliveries, 'AckEarly', ())
 
 
 def check(data: bytes) -> None:
@@ -240,7 +237,7 @@ class Worker:
                 self.asked.discard(held)
                 self.settle(held)
                 self.leave(action)
-            elif EARLY and isinstance(action, EARLY):
+            elif isinstance(action, AckEarly):
                 assert held in self.runs
                 self.acked_early.add(held)
                 self.settle(held)

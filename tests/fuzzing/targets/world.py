@@ -6,7 +6,6 @@ call there is one outcome, it has run no more often than it may, what was read i
 only if who ran it was. In the end all works as before, and nothing is left over.
 """
 
-import inspect
 import logging
 import random
 import uuid
@@ -150,15 +149,12 @@ class World:
             tasks = ['post', 'get']
         slots = 1 + choices.below(2)
         ahead = choices.below(3) if len(tasks) == 1 else 0
-        limits: dict[str, Any] = {'timeout': choices.pick([None, 20.0]), 'kill_after': 5.0}
-        if 'consumer_timeout' in inspect.signature(Limits).parameters:
-            limits['consumer_timeout'] = CONSUMER_TIMEOUT
         settings = Settings(
             urls=[URL],
             queues=[TASKS[task] for task in tasks],
             slots=slots,
             prefetch=slots + ahead,
-            limits=Limits(**limits),
+            limits=Limits(choices.pick([None, 20.0]), 5.0, CONSUMER_TIMEOUT),
             graceful_timeout=10.0,
         )
         self.workers.append(Worker(self.clock, settings, choices.pick(SKEWS), self.play, self.ended))
