@@ -13,7 +13,7 @@ unsent     sent                                waiting
 unsent     queue time over                     :class:`ExpirationError`: there was no connection in all that time
 unsent     connection lost                     it goes on waiting for another
 unsent     no connection soon enough           what it was held back with, if it does not wait for all its queue time
-waiting    no confirm in time                  :class:`ConnectionError`; if a queue has it yet, its worker will ask
+waiting    no confirm in time                  :class:`ExpirationError`; if a queue has it yet, its worker will ask
 waiting    accept                              running; a run is counted
 waiting    accept that asks                    *go* and running, or *stop* and :class:`WorkerLost`, by the rule below
 waiting    dead letter, queue time over        :class:`ExpirationError`; :class:`WorkerLost` if it had run
@@ -53,7 +53,6 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from crew.codec import republish
 from crew.envelope import Envelope
 from crew.exceptions import (
-    ConnectionError,
     CrewError,
     DuplicateTaskId,
     ExpirationError,
@@ -171,6 +170,11 @@ class _Flight(Generic[Waiter]):
     held: CrewError | None = None  # what it is settled with when there is no connection soon
     owed: float = 0.0  # of its queue time, what is not in the deadline while it is held
 
+    @property
+    def unseen(self) -> bool:
+        """Whether a run may have begun with the delivery that was out, of which nothing was heard."""
+        return not self.counted and not self.returned
+
 
 class Calls(Generic[Waiter]):
     """The calls in flight of one client.
@@ -244,8 +248,7 @@ class Calls(Generic[Waiter]):
         )
         self._watch(correlation_id, deadline)
         if sent:
-            self._join(flight, now)
-            self._await_confirm(correlation_id, flight, now)
+            self._set_out(correlation_id, flight, now)
 
     def hold(self, correlation_id: str, error: CrewError, *, until: float) -> None:
         """Let a call that is not sent be settled with ``error`` if it is not by then, on the clock of :meth:`add`."""
@@ -264,10 +267,10 @@ class Calls(Generic[Waiter]):
         flight.deadline += flight.owed + QUEUE_GRACE
         flight.owed = 0.0
         self._watch(correlation_id, flight.deadline)
-        self._join(flight, now)
-        self._await_confirm(correlation_id, flight, now)
+        self._set_out(correlation_id, flight, now)
 
-    def _await_confirm(self, correlation_id: str, flight: _Flight[Waiter], now: float) -> None:
+    def _set_out(self, correlation_id: str, flight: _Flight[Waiter], now: float) -> None:
+        self._join(flight, now)
         if flight.confirmed_within is not None:
             self._unconfirmed[correlation_id] = now + flight.confirmed_within
 
@@ -306,7 +309,7 @@ class Calls(Generic[Waiter]):
         for correlation_id, flight in list(self._flights.items()):
             if not flight.sent:
                 continue
-            flight.runs += not flight.counted and not flight.returned
+            flight.runs += flight.unseen
             if flight.again is None or not self._may_run(flight):
                 actions += self._settle(correlation_id, error)
                 continue
@@ -474,9 +477,8 @@ class Calls(Generic[Waiter]):
         flight = self._flights.get(accept.correlation_id)
         if flight is None or not accept.ask or flight.streaming or flight.spent:
             return False
-        uncounted = accept.redelivered and not flight.counted and not flight.returned
-        idempotent = flight.idempotent or accept.idempotent
-        return not _allowed(flight.runs + uncounted, idempotent)
+        runs = flight.runs + (accept.redelivered and flight.unseen)
+        return not _allowed(runs, flight.idempotent or accept.idempotent)
 
     def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
         flight = self._flights.get(accept.correlation_id)
@@ -493,7 +495,7 @@ class Calls(Generic[Waiter]):
             self._look_for_worker(flight, accept, now)
             return []
         if accept.redelivered:
-            flight.runs += not flight.counted and not flight.returned
+            flight.runs += flight.unseen
             flight.returned = False
         if not self._may_run(flight):
             return [self._stop(accept), *self._settle(accept.correlation_id, _worker_lost(flight))]
@@ -627,9 +629,11 @@ class Calls(Generic[Waiter]):
             del self._unconfirmed[oldest[0]]
             flight = self._flights.get(oldest[0])
             if flight is not None and not flight.running:
-                # Should a queue have it after all, it has waited for so long that its worker asks before it runs.
+                # What a queue has after all has waited for so long that its worker asks before it runs. But if nothing
+                # comes from the broker any more, a worker may have run it whose word did not come either.
                 text = f'the broker has not confirmed within {flight.confirmed_within:g} s that a queue has the call'
-                actions += self._settle(oldest[0], ConnectionError(text))
+                error = ExpirationError(text, reason='unconfirmed', expiration=flight.expiration)
+                actions += self._settle(oldest[0], error)
         return actions
 
     def _overdue(self, now: float) -> Iterator[str]:

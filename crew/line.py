@@ -22,6 +22,9 @@ __all__ = ['Line']
 SHORT = 0.8
 SHORT_PART = 0.25
 
+#: So many may always wait, however slow calls are: without one behind another nothing new would be learnt.
+LEAST = 2
+
 #: Over how long it is measured how much is asked for, in seconds.
 ASKED_WITHIN = 2.0
 
@@ -125,7 +128,7 @@ class Line:
             self._overrun = True
             return False
         wait, short = self.wait(now), min(SHORT, self._limit * SHORT_PART)
-        if wait <= short:
+        if wait <= short or (self.waiting < LEAST and wait <= FULL * self._limit):
             return True
         if self._last_wait > WAITED and wait > FULL * self._limit:
             self._overrun = True

@@ -228,10 +228,7 @@ def _end(
 
 
 def _front_arguments(options: argparse.Namespace) -> list[str]:
-    sizes = ('max_inflight', 'max_connections', 'max_body', 'max_head', 'min_rate')
-    times = ('queue_timeout', 'timeout', 'body_timeout', 'head_timeout', 'idle_timeout')
-    names = ('host', 'port', *sizes, *times)
-    return _shared_arguments(options) + _spell(options, names)
+    return _shared_arguments(options) + _spell(options, ('host', 'port', *front.LIMITS))
 
 
 def _worker_arguments(options: argparse.Namespace) -> list[str]:

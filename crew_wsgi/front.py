@@ -10,8 +10,9 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -150,18 +151,8 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
     routes = Routes(options.routes or [Route(options.queue)])
     queues = [topology.task_queue(queue, options.queue_type) for queue in routes.queues]
     engine = Engine(asyncio.get_running_loop(), options.amqp_urls or [DEFAULT_URL], queues, name='crew-wsgi-front')
-    limits = Limits(
-        max_body=options.max_body,
-        max_head=options.max_head,
-        max_inflight=options.max_inflight,
-        max_connections=room_for(options.max_connections),
-        queue_timeout=options.queue_timeout,
-        timeout=options.timeout,
-        idle_timeout=options.idle_timeout,
-        head_timeout=options.head_timeout,
-        body_timeout=options.body_timeout,
-        min_rate=options.min_rate,
-    )
+    limits = Limits(**{name: getattr(options, name) for name in LIMITS})
+    limits = replace(limits, max_connections=room_for(limits.max_connections))
     proxies = Proxies(
         networks=options.trusted_proxies or (),
         local=bool(options.trusted_proxies),
@@ -305,84 +296,71 @@ def add_routes(to: argparse.ArgumentParser) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """An option for one field of :class:`crew_wsgi.limits.Limits`."""
+
+    name: str
+    type: Callable[[str], Any]
+    metavar: str
+    help: str
+
+    def add(self, to: argparse._ArgumentGroup) -> None:
+        shown = '%(default)d' if self.type is count else '%(default)g'
+        to.add_argument(
+            f'--{self.name.replace("_", "-")}',
+            type=self.type,
+            metavar=self.metavar,
+            default=getattr(Limits(), self.name),
+            help=f'{self.help} (default: {shown})',
+        )
+
+
+_PATIENCE = (
+    _Limit('queue_timeout', seconds, 'S', 'from receipt until a worker takes the request, else 503'),
+    _Limit('timeout', seconds, 'S', 'how long the application may run, else 504'),
+    _Limit(
+        'body_timeout',
+        seconds,
+        'S',
+        'without a byte of the request body, else 408, or of the response, which is then cut',
+    ),
+    _Limit(
+        'min_rate',
+        count,
+        'BYTES',
+        'bytes of a body that make good for a second of --body-timeout: a client that is slower is given up, too, '
+        'after a while',
+    ),
+    _Limit('head_timeout', seconds, 'S', 'from the first byte of request line and headers to the last, else 408'),
+    _Limit('idle_timeout', seconds, 'S', 'how long a connection is kept without a request'),
+)
+
+_SIZES = (
+    _Limit('max_inflight', count, 'N', 'requests that wait or run at once, else 503'),
+    _Limit(
+        'max_connections',
+        count,
+        'N',
+        'connections at once; beyond, that one is closed which has been idle for longest, or the new one '
+        'is answered 503',
+    ),
+    _Limit('max_body', count, 'BYTES', 'longest request body, else 413'),
+    _Limit('max_head', count, 'BYTES', 'longest request line and headers together, else 431'),
+)
+
+#: The options that :func:`add_limits` adds, as attributes of what is parsed.
+LIMITS = tuple(limit.name for limit in (*_PATIENCE, *_SIZES))
+
+
 def add_limits(to: argparse.ArgumentParser) -> None:
     """Add the limits of a request."""
     group = to.add_argument_group('limits, in seconds and bytes')
-    defaults = Limits()
-    group.add_argument(
-        '--queue-timeout',
-        type=seconds,
-        metavar='S',
-        default=defaults.queue_timeout,
-        help='from receipt until a worker takes the request, else 503 (default: %(default)g)',
-    )
-    group.add_argument(
-        '--timeout',
-        type=seconds,
-        metavar='S',
-        default=defaults.timeout,
-        help='how long the application may run, else 504 (default: %(default)g)',
-    )
-    group.add_argument(
-        '--body-timeout',
-        type=seconds,
-        metavar='S',
-        default=defaults.body_timeout,
-        help='without a byte of the request body, else 408, or of the response, which is then cut '
-        '(default: %(default)g)',
-    )
-    group.add_argument(
-        '--min-rate',
-        type=count,
-        metavar='BYTES',
-        default=defaults.min_rate,
-        help='bytes of a body that make good for a second of --body-timeout: a client that is slower is given up, too, '
-        'after a while (default: %(default)d)',
-    )
-    group.add_argument(
-        '--head-timeout',
-        type=seconds,
-        metavar='S',
-        default=defaults.head_timeout,
-        help='from the first byte of request line and headers to the last, else 408 (default: %(default)g)',
-    )
-    group.add_argument(
-        '--idle-timeout',
-        type=seconds,
-        metavar='S',
-        default=defaults.idle_timeout,
-        help='how long a connection is kept without a request (default: %(default)g)',
-    )
+    for limit in _PATIENCE:
+        limit.add(group)
     add_graceful_timeout(group)
-    group.add_argument(
-        '--max-inflight',
-        type=count,
-        metavar='N',
-        default=defaults.max_inflight,
-        help='requests that wait or run at once, else 503 (default: %(default)d)',
-    )
-    group.add_argument(
-        '--max-connections',
-        type=count,
-        metavar='N',
-        default=defaults.max_connections,
-        help='connections at once; beyond, that one is closed which has been idle for longest, or the new one '
-        'is answered 503 (default: %(default)d)',
-    )
-    group.add_argument(
-        '--max-body',
-        type=count,
-        metavar='BYTES',
-        default=defaults.max_body,
-        help='longest request body, else 413 (default: %(default)d)',
-    )
-    group.add_argument(
-        '--max-head',
-        type=count,
-        metavar='BYTES',
-        default=defaults.max_head,
-        help='longest request line and headers together, else 431 (default: %(default)d)',
-    )
+    for limit in _SIZES:
+        limit.add(group)
 
 
 def _port(text: str) -> int:

@@ -13,9 +13,13 @@ from crew.private_node import PrivateNode
 from tests.stack import Stack
 
 
-def _started_node() -> Iterator[PrivateNode]:
+def _need_rabbitmq() -> None:
     if find_server() is None and not os.environ.get('CI'):
         pytest.skip('rabbitmq-server is not installed')
+
+
+def _started_node() -> Iterator[PrivateNode]:
+    _need_rabbitmq()
     with PrivateNode() as node:
         yield node
 
@@ -34,8 +38,7 @@ def fresh_broker() -> Iterator[PrivateNode]:
 
 @pytest.fixture(scope='session')
 def _session_cluster() -> Iterator[PrivateCluster]:
-    if find_server() is None and not os.environ.get('CI'):
-        pytest.skip('rabbitmq-server is not installed')
+    _need_rabbitmq()
     with PrivateCluster() as cluster:
         yield cluster
 

@@ -259,8 +259,8 @@ def test_waiting_a_call_that_the_broker_does_not_confirm_in_time_is_settled_unle
     calls.receive(dataclasses.replace(ACCEPTED, correlation_id='running'), now=0.0, wall=0.0)
     assert calls.next_deadline() == 10.0
     error = outcome(calls.expire(10.0))
-    assert isinstance(error, ConnectionError)
-    assert not error.published
+    assert isinstance(error, ExpirationError)
+    assert (error.reason, error.time) == ('unconfirmed', None)
     assert ('confirmed' in calls, 'running' in calls, calls.next_deadline()) == (True, True, 11.0)
 
 

@@ -296,6 +296,8 @@ def on_a_terminal(stack: Stack, code: Path, log: Path, *before: str) -> Iterator
     command += ['--amqp-url', stack.amqp_url, '--queue', stack.queue]
     pid, terminal = pty.fork()
     if pid == 0:
+        # Whoever runs these tests may ignore it, as under nohup, and a child would, too.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         output = os.open(log, os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)

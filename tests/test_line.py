@@ -185,7 +185,7 @@ def test_under_overload_who_is_let_in_is_served_and_no_worker_is_idle(
     # What is queued before anybody has waited for long is more than can be served only if calls are very slow.
     assert simulation.expired < 0.1 * simulation.admitted + rate * 2
     assert max(simulation.waits) <= LIMIT
-    if takes <= 0.5:
+    if takes * (1 + others * rate) <= 1.0:
         # Once the line was full, it is kept short.
         late = simulation.waits[len(simulation.waits) * 4 // 5 :]
         assert sum(late) / len(late) < 3
@@ -237,6 +237,21 @@ def test_workers_that_are_added_are_noticed() -> None:
     before = [time for time in simulation.refused if time < 60]
     after = [time for time in simulation.refused if time > 65]
     assert len(before) > 1000 and after == []
+
+
+@pytest.mark.parametrize('takes', [0.1, 0.5, 2.0])
+def test_workers_that_are_added_are_noticed_though_the_line_is_kept_short(takes: float) -> None:
+    simulation = Simulation(lambda now: 1 if now < 100 else 20, steady(takes))
+    simulation.run(evenly(10 / takes, 0, 200), 200, (100,))
+    after = [time for time in simulation.refused if time > 120]
+    assert len(simulation.refused) > 300 and after == []
+
+
+def test_an_overload_that_goes_on_is_not_forgotten_though_the_line_is_short() -> None:
+    simulation = Simulation(always(1), steady(0.5), others=0.05)
+    simulation.run(evenly(20, 0, 300), 300)
+    assert simulation.expired < 10
+    assert max(simulation.waits[-50:]) < 5
 
 
 def test_a_call_that_gives_up_is_in_the_way_no_more() -> None:

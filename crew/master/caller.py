@@ -4,10 +4,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from crew import codec, topology
 from crew.calls import RECONNECTED_WITHIN, Action, Calls, Hold, Part, Settle, Tell
@@ -24,7 +24,7 @@ __all__ = ['Caller', 'Counters', 'OnSettled']
 log = logging.getLogger(__name__)
 
 #: How long the broker may take to confirm that a quorum queue has a call, in seconds. A queue that has lost its
-#: majority confirms nothing; what it gets all the same is asked about before it runs, for it is older than a second.
+#: majority confirms nothing.
 CONFIRMED_WITHIN = 10.0
 
 #: Between the broker's word that a queue does not take a call and the next attempt, in seconds; doubled each time.
@@ -100,9 +100,13 @@ class Caller:
         loop: the loop that it lives on.
         queues: the shared queues that it declares itself at each connection, so that start order never matters.
         counters: where it counts.
+        several: whether there are other nodes to go to. Then it is not for long that there is no connection, so calls
+            are kept for the next one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, queues: Sequence[Queue], counters: Counters) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, queues: Sequence[Queue], counters: Counters, *, several: bool = False
+    ) -> None:
         self._loop = loop
         self._queues = queues
         # A queue that is led by one of several nodes may lose a message without a word, unless it is asked to confirm.
@@ -111,7 +115,8 @@ class Caller:
         self._unsent: dict[str, _Unsent] = {}
         self._alarm = Alarm(loop, self._tick)
         self._link: _Link | None = None
-        self._lost_at = -math.inf
+        self._several = several
+        self._reconnected_by = -math.inf
         self._refused: CrewError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._counters = counters
@@ -131,12 +136,8 @@ class Caller:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether :meth:`send` sends now or soon: there is a connection, or was one just now."""
+        """Whether :meth:`send` sends now or soon: there is a connection, or was one just now and will be one."""
         return self._link is not None or (self._refused is None and self._loop.time() <= self._reconnected_by)
-
-    @property
-    def _reconnected_by(self) -> float:
-        return self._lost_at + RECONNECTED_WITHIN
 
     # Calling
 
@@ -203,7 +204,7 @@ class Caller:
             sent=sent,
             line=terms.line,
             confirmed_within=terms.confirmed_within,
-            again=terms.again if terms.idempotent else None,
+            again=terms.again if terms.idempotent and self._several else None,
         )
 
     def submit(self, call: Call, routing_key: str, on_settled: OnSettled, *, exchange: str = '') -> None:
@@ -273,12 +274,16 @@ class Caller:
             envelope = codec.encode_call(replace(call, reply_to=link.reply_to, expiration=left, sent=wall))
             self._calls.sent(id, now=now)
             if exchange:
-                task = self._loop.create_task(self._send_through(link, id, envelope, exchange, routing_key))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._spawn(self._send_through(link, id, envelope, exchange, routing_key))
             else:
                 link.calls.publish(envelope, routing_key, mandatory=True)
         self._set_alarm()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> 'asyncio.Task[None]':
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _send_through(
         self, link: _Link, correlation_id: str, envelope: Envelope, exchange: str, routing_key: str
@@ -303,10 +308,9 @@ class Caller:
     async def prepare(self, connection: Connection) -> None:
         """Set up a new connection: a reply queue under a new name, and what waits is sent."""
         await connection.ensure(topology.DEAD_LETTERS, *self._queues)
-        channel = await connection.open_channel(on_return=self._returned)
         replies = topology.reply_queue()
-        await channel.declare(replies)
-        await self._bind_dead_letters(connection, replies.name)
+        await self._declare_replies(connection, replies)
+        channel = await connection.open_channel(on_return=self._returned)
         # Without acks: what is lost with this process is of no use to another.
         await channel.consume(replies.name, self._arrived, no_ack=True)
         calls = await self._open_confirming(connection) if self._confirms else channel
@@ -317,11 +321,13 @@ class Caller:
         self._send_unsent(link)
 
     @staticmethod
-    async def _bind_dead_letters(connection: Connection, replies: str) -> None:
-        # On a channel of its own, which the broker closes if we may not. Who may, can hear those of others, too.
+    async def _declare_replies(connection: Connection, replies: Queue) -> None:
+        # On a channel of its own, which the broker closes if we may not bind. Who may, can hear those of others, too.
+        # Before any other, for the broker may allow but one.
         channel = await connection.open_channel(on_closed=lambda reason: None)
+        await channel.declare(replies)
         try:
-            await channel.declare(topology.dead_letter_binding(replies))
+            await channel.declare(topology.dead_letter_binding(replies.name))
         except BrokerRefused as error:
             log.warning('calls that expire are told by our own clock, a second later: %s', error)
             return
@@ -338,9 +344,7 @@ class Caller:
         log.info('%s did not take call %s; trying again', queue, envelope.correlation_id)
         link.refused.append((envelope, queue))
         if link.renewing is None:
-            link.renewing = self._loop.create_task(self._publish_refused(link))
-            self._tasks.add(link.renewing)
-            link.renewing.add_done_callback(self._tasks.discard)
+            link.renewing = self._spawn(self._publish_refused(link))
 
     async def _publish_refused(self, link: _Link) -> None:
         """Publish once more what a queue did not take.
@@ -373,7 +377,8 @@ class Caller:
         """Take note that the connection is gone: what was in flight may have run, and cannot be answered."""
         now = self._loop.time()
         if self._link is not None:
-            self._lost_at = now
+            if self._several:
+                self._reconnected_by = now + RECONNECTED_WITHIN
             self._stop_renewing()
             self._link = None
         self._do(self._calls.lost(ConnectionError(str(reason), published=True), now=now))

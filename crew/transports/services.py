@@ -123,7 +123,13 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         server_hostname: str | None = None,
     ) -> '_Task':
         """Make a stream of a connected socket; ``on_done`` gets ``(stream, protocol)`` or an exception."""
-        return _Task(self._loop, self._stream(protocol_factory, sock, ssl_context, server_hostname), on_done)
+
+        def hand_over(result: Any) -> None:
+            on_done(result)
+            if self._made is not None and not isinstance(result, BaseException):
+                self._made.hand_over()
+
+        return _Task(self._loop, self._stream(protocol_factory, sock, ssl_context, server_hostname), hand_over)
 
     async def _getaddrinfo(self, host: str, port: int, family: int, type: int, proto: int, flags: int) -> Any:
         try:
@@ -185,6 +191,8 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._pending: list[bytes | memoryview] = []
         self._late: list[Callable[[], None]] = []
         self._flushing = False
+        self._handed_over = False
+        self._lost = False
         self.heard = -math.inf
         self.reason: Exception | None = None
 
@@ -227,7 +235,15 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._pending.clear()
         self._late.clear()
         self.reason = self.reason or exc
-        self._protocol.connection_lost(self.reason)
+        self._lost = True
+        if self._handed_over:
+            self._protocol.connection_lost(self.reason)
+
+    def hand_over(self) -> None:
+        """Take note that pika listens now: told of a loss before, it would go on waiting for an answer."""
+        self._handed_over = True
+        if self._lost:
+            self._protocol.connection_lost(self.reason)
 
     # To the socket
 

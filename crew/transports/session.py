@@ -60,6 +60,7 @@ class Session:
         self._on_lost = on_lost
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._closing = False
         self._refused: asyncio.Future[None] | None = None
 
     @property
@@ -90,6 +91,7 @@ class Session:
 
     async def close(self) -> None:
         """Close the connection after sending what is still to be sent, and do not come back."""
+        self._closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -126,6 +128,9 @@ class Session:
             except Exception:  # the edge of the task: whatever it is, the next connection may do without it
                 failures, refusals = failures + 1, min(refusals, 0)
                 log.exception('connecting failed; trying %s', self._when(failures, pause))
+            if self._closing:
+                # What was raised as we were cancelled has taken the place of that.
+                return
             if failures and failures % len(self._urls) == 0:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, LONGEST_PAUSE)

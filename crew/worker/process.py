@@ -31,8 +31,11 @@ __all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'end', 'serve', 
 
 log = logging.getLogger(__name__)
 
+#: Signals that a worker process handles, and nobody else in it.
+OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 #: Signals that supervisor and worker processes handle; blocked from a fork until the child has its own handlers.
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+SIGNALS = {*OURS, signal.SIGCHLD}
 
 #: Exit code: what this process was told to run cannot be had, and the reason has been printed.
 CANNOT_START = 4
@@ -158,7 +161,7 @@ def signal_pipe(numbers: Iterable[signal.Signals]) -> int:
 
 def _watch_signals() -> int:
     # A terminal sends Ctrl-C and its end to every process; the supervisor decides what they mean.
-    reading = signal_pipe((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    reading = signal_pipe(OURS)
     _shield_forks()
     # What was sent since the fork arrives now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -168,7 +171,7 @@ def _watch_signals() -> int:
 @contextlib.contextmanager
 def _kept_signals() -> Iterator[None]:
     """Take back the signals that an application makes its own as it is loaded: its handlers would end what runs."""
-    ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    ours = {number: signal.getsignal(number) for number in OURS}
     # It can only be asked for by setting another; what comes just then must wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     wakeup = signal.set_wakeup_fd(-1)
@@ -185,19 +188,18 @@ def _kept_signals() -> Iterator[None]:
 
 def _shield_forks() -> None:
     """Give processes that the application forks the usual signals: theirs would end this worker in their place."""
-    ours = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
     def in_child() -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ours)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS)
 
     os.register_at_fork(
         # A child may be told to end before it has run a line of its own.
-        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ours),
-        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, ours),
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, OURS),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, OURS),
         after_in_child=in_child,
     )
 

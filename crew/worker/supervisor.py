@@ -260,8 +260,9 @@ class Supervisor:
         if not self._reloading:
             return
         if candidate is None:
-            if self._oldest() is None:
-                self._reloaded('reloaded: all worker processes are new')
+            if not self._old:
+                log.info('reloaded: all worker processes are new')
+                self._end_reload()
             else:
                 try:
                     self._candidate = self._spawn(now, self._generation)
@@ -270,17 +271,17 @@ class Supervisor:
         elif candidate.ties.clock.was_ready:
             self._candidate = None
             self._loaded = self._generation
-            old = self._oldest()
-            if old is not None:
+            if self._old:
+                old = min(self._old, key=lambda child: child.born)
                 log.info('worker process %d is ready; telling %d to finish what it runs', candidate.pid, old.pid)
                 self._retire(old, now + self._policy.graceful_timeout)
         elif now >= candidate.born + READY_WITHIN:
             self._give_up_reload(f'the new process {candidate.pid} was not ready within {READY_WITHIN:g} s')
             self._retire(candidate, now + self._policy.kill_after)
 
-    def _oldest(self) -> _Child | None:
-        old = [child for child in self._children.values() if child.stays and child.generation < self._generation]
-        return min(old, key=lambda child: child.born, default=None)
+    @property
+    def _old(self) -> list[_Child]:
+        return [child for child in self._children.values() if child.stays and child.generation < self._generation]
 
     def _retire(self, child: _Child, ends_by: float) -> None:
         child.ends_by = ends_by + GRACE
@@ -288,18 +289,15 @@ class Supervisor:
 
     def _give_up_reload(self, why: str) -> None:
         self._candidate = None
-        old = sum(child.stays and child.generation < self._generation for child in self._children.values())
         log.error(
             'the reload has stopped: %s. The %d worker processes that are left of before go on; '
             'put it right and send SIGHUP again',
             ' '.join(why.split()),
-            old,
+            len(self._old),
         )
-        self._reloaded('')
+        self._end_reload()
 
-    def _reloaded(self, text: str) -> None:
-        if text:
-            log.info('%s', text)
+    def _end_reload(self) -> None:
         self._reloading = False
         if self._reload_again:
             self._reload_again = False

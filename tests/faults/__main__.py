@@ -40,6 +40,8 @@ def main() -> int:
             print(line(cells(rows[-1])), flush=True)
             for told in (*rows[-1].complaints[:10], *rows[-1].notes):
                 print(f'    {told}', flush=True)
+            if rows[-1].logs:
+                print(f'    logs in {rows[-1].logs}', flush=True)
     failed = sum(not row.passed for row in rows)
     print(f'{len(rows)} scenarios, {failed} did not pass, {time.monotonic() - began:.0f} s, seed {seed}')
     if options.write:

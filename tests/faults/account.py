@@ -73,7 +73,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a scenario has shown: one line of the table."""
+    """What a scenario has shown: one line of the table, what is to be said of it, and where the logs are."""
 
     scenario: str
     sent: int
@@ -87,6 +87,7 @@ class Row:
     recovery: float | None
     complaints: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    logs: str = ''
 
     @property
     def passed(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.faults.account import Exchange
 from tests.faults.load import Connection, Work
 from tests.faults.scenarios import scenario
+from tests.faults.sizes import resident
 from tests.faults.stage import Stage
 from tests.waiting import wait_until
 
@@ -36,7 +37,7 @@ def idle(stage: Stage) -> None:
     number = _room_for(stage, IDLE)
     front = stage.front()
     stage.worker('--threads', '4')
-    before = _size(front.pid)
+    before = resident(front.pid)
 
     async def rest(connection: _Slow) -> None:
         await connection.ask()
@@ -45,7 +46,7 @@ def idle(stage: Stage) -> None:
         usual = _look(stage)
         with stage.fault(), _crowd(stage, number, rest, at_once=50) as crowd:
             wait_until(lambda: crowd.settled == number, 60, f'{number} idle connections')
-            grown = _size(front.pid) - before
+            grown = resident(front.pid) - before
             _compare(stage, usual, _look(stage))
             stage.check(crowd.open == number, f'{number - crowd.open} idle connections were closed')
         stage.note(f'{number} connections, {grown / number / 1000:.0f} kB each')
@@ -148,10 +149,6 @@ def _room_for(stage: Stage, number: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         stage.at_close.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
     return min(number, wanted - 500)
-
-
-def _size(pid: int) -> int:
-    return int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * resource.getpagesize()
 
 
 class _Slow:

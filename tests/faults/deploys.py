@@ -4,6 +4,7 @@ import signal
 
 from tests.faults.scenarios import scenario
 from tests.faults.stage import Stage
+from tests.stack import Worker
 from tests.waiting import wait_until
 
 
@@ -32,9 +33,7 @@ def reload(stage: Stage) -> None:
     worker = stage.worker(processes=2, env=version.env)
     with stage.load(settle=0.3):
         version.set('2')
-        with stage.fault():
-            worker.signal(signal.SIGHUP)
-            worker.await_log('reloaded', 30)
+        _reload(stage, worker, 'reloaded')
         version.await_only('2')
 
 
@@ -47,16 +46,12 @@ def reload_broken(stage: Stage) -> None:
     before = stage.processes()
     with stage.load():
         version.set('broken')
-        with stage.fault():
-            worker.signal(signal.SIGHUP)
-            worker.await_log('the reload has stopped', 30)
+        _reload(stage, worker, 'the reload has stopped')
         stage.sleep(1)
         version.await_only('1')
         stage.check(stage.processes() == before, 'a process of the old version was replaced')
         version.set('3')
-        with stage.fault():
-            worker.signal(signal.SIGHUP)
-            worker.await_log('reloaded', 30)
+        _reload(stage, worker, 'reloaded')
         version.await_only('3')
 
 
@@ -77,6 +72,12 @@ def reload_kinds(stage: Stage) -> None:
                 for worker in stage.workers:
                     worker.signal(signal.SIGHUP)
                 version.await_only(text, 60)
+
+
+def _reload(stage: Stage, worker: Worker, says: str) -> None:
+    with stage.fault():
+        worker.signal(signal.SIGHUP)
+        worker.await_log(says, 30)
 
 
 class Version:

@@ -6,11 +6,12 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
+from crew_wsgi.limits import Limits
 from tests.faults.account import Exchange
 from tests.faults.load import Connection, ask
 from tests.faults.scenarios import scenario
+from tests.faults.sizes import Sizes
 from tests.faults.stage import Stage
 
 #: How long it goes on, in seconds.
@@ -25,12 +26,10 @@ TIMES = 10
 #: How often a client that comes after the load asks, a second, and for how many seconds.
 PROBES, PROBED = 5, 2.5
 
-PAGE = os.sysconf('SC_PAGE_SIZE')
 
-
-@scenario('overload: tenfold, for a minute', statuses={503}, longest=10.0, recovers=2.0)
+@scenario('overload: tenfold, for a minute', statuses={503}, longest=Limits().queue_timeout, recovers=2.0)
 def tenfold(stage: Stage) -> None:
-    """200 requests a second for workers that can serve 20; the front has its defaults."""
+    """200 requests a second for workers that can serve 20; the front has its defaults, so a spike waits that long."""
     _overload(stage, LASTS, 2)
 
 
@@ -50,7 +49,7 @@ def _overload(stage: Stage, lasts: float, threads: int, *arguments: str) -> None
     stage.front(*arguments)
     stage.worker('--threads', str(threads))
     served = threads / RUN
-    sizes = _Sizes(
+    sizes = Sizes(
         {
             'front': [stage.fronts[0].pid],
             'worker': [stage.workers[0].pid, *stage.processes()],
@@ -70,7 +69,7 @@ def _overload(stage: Stage, lasts: float, threads: int, *arguments: str) -> None
     usual = max(one.took for one in before)
     late = [one.took for one in after if one.began > ended + 1 and (one.status != 200 or one.took > 2 * usual + 0.3)]
     stage.check(not late, f'{len(late)} that came a second after the load took up to {max(late, default=0):.2f} s')
-    sizes.check(stage)
+    _check_sizes(stage, sizes)
 
 
 def _probe(stage: Stage, name: str, lasts: float) -> Sequence[Exchange]:
@@ -158,38 +157,15 @@ class _Arrivals:
             connection.close()
 
 
-class _Sizes:
-    """The resident size of each part, twice a second, until :meth:`stop`."""
-
-    def __init__(self, parts: dict[str, list[int]]) -> None:
-        self._parts = parts
-        self._samples: dict[str, list[float]] = {name: [] for name in parts}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._stopping.set()
-        self._thread.join(5)
-
-    def check(self, stage: Stage) -> None:
-        """Complain of what is larger in the last third than it was in the second, but for what comes and goes."""
-        told = []
-        for name, samples in self._samples.items():
-            third = len(samples) // 3
-            before, end = max(samples[third : 2 * third]), max(samples[2 * third :])
-            told.append(f'{name} {before:.0f}, then {end:.0f} MB')
-            # RabbitMQ's garbage collector takes its time.
-            allowed = 1.3 * before + 40 if name == 'broker' else 1.05 * before + 3
-            stage.check(end < allowed, f'the {name} grew from {before:.0f} to {end:.0f} MB')
-        stage.note('; '.join(told))
-
-    def _watch(self) -> None:
-        while not self._stopping.wait(0.5):
-            for name, pids in self._parts.items():
-                self._samples[name].append(sum(map(_resident, pids)) / 1e6)
-
-
-def _resident(pid: int) -> int:
-    return int(Path(f'/proc/{pid}/statm').read_text().split()[1]) * PAGE
+def _check_sizes(stage: Stage, sizes: Sizes) -> None:
+    """Complain of what is larger in the last third than it was in the second, but for what comes and goes."""
+    told = []
+    for name, samples in sizes.samples.items():
+        megabytes = [size / 1e6 for _, size in samples]
+        third = len(megabytes) // 3
+        before, end = max(megabytes[third : 2 * third]), max(megabytes[2 * third :])
+        told.append(f'{name} {before:.0f}, then {end:.0f} MB')
+        # RabbitMQ's garbage collector takes its time.
+        allowed = 1.3 * before + 40 if name == 'broker' else 1.05 * before + 3
+        stage.check(end < allowed, f'the {name} grew from {before:.0f} to {end:.0f} MB')
+    stage.note('; '.join(told))

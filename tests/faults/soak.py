@@ -4,13 +4,13 @@ import contextlib
 import os
 import signal
 import statistics
-import threading
 import time
 from pathlib import Path
 
 from tests.faults.load import Work
 from tests.faults.proxy import Proxy, Way
 from tests.faults.scenarios import scenario
+from tests.faults.sizes import Sizes
 from tests.faults.stage import Stage
 from tests.waiting import wait_until
 
@@ -22,8 +22,6 @@ WARM, WINDOW = 60.0, 30.0
 
 #: How much higher than after the first minute a level may be: a part of it, and bytes.
 GROWTH, SLACK = 0.05, 2 * 1024 * 1024
-
-PAGE = os.sysconf('SC_PAGE_SIZE')
 
 
 @scenario(
@@ -44,7 +42,7 @@ def soak(stage: Stage) -> None:
     mix = _Mix(stage)
     wait_until(lambda: mix.is_whole(), 10, 'all queues')
     before = mix.holdings()
-    sizes = _Sizes(mix.spared)
+    sizes = Sizes({name: [pid] for name, pid in mix.spared.items()})
     ends = time.monotonic() + LASTS
     with stage.load(work=Work(pause=0.02)):
         while time.monotonic() < ends:
@@ -59,7 +57,7 @@ def soak(stage: Stage) -> None:
         stage.complain(f'left over: {mix.told}; files and threads {before} before, {mix.holdings()} now')
     stage.note('faults: ' + ', '.join(f'{name} {count}' for name, count in sorted(mix.counts.items())))
     if LASTS >= WARM + 2 * WINDOW:
-        sizes.judge(stage)
+        _judge(stage, sizes)
 
 
 class _Mix:
@@ -193,36 +191,14 @@ class _Mix:
         return {name: _holdings(pid) for name, pid in self.spared.items()}
 
 
-class _Sizes:
-    """The resident sizes of processes, looked at each half second in a thread until :meth:`stop`."""
-
-    def __init__(self, processes: dict[str, int]) -> None:
-        self._began = time.monotonic()
-        self._samples: dict[str, list[tuple[float, int]]] = {name: [] for name in processes}
-        self._processes = processes
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stopping.wait(0.5):
-            for name, pid in self._processes.items():
-                pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
-                self._samples[name].append((time.monotonic() - self._began, pages * PAGE))
-
-    def judge(self, stage: Stage) -> None:
-        """Complain of each that has grown since the first minute; note all."""
-        for name, samples in self._samples.items():
-            first = statistics.median(size for at, size in samples if WARM <= at < WARM + WINDOW)
-            last = statistics.median(size for at, size in samples if at >= samples[-1][0] - WINDOW)
-            told = f'{name}: {first / 1e6:.1f} MB after the first minute, {last / 1e6:.1f} MB at the end'
-            stage.note(told)
-            stage.check(last <= first * (1 + GROWTH) + SLACK, told)
+def _judge(stage: Stage, sizes: Sizes) -> None:
+    """Complain of each that has grown since the first minute; note all."""
+    for name, samples in sizes.samples.items():
+        first = statistics.median(size for at, size in samples if WARM <= at < WARM + WINDOW)
+        last = statistics.median(size for at, size in samples if at >= samples[-1][0] - WINDOW)
+        told = f'{name}: {first / 1e6:.1f} MB after the first minute, {last / 1e6:.1f} MB at the end'
+        stage.note(told)
+        stage.check(last <= first * (1 + GROWTH) + SLACK, told)
 
 
 def _holdings(pid: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlencode
@@ -218,7 +219,7 @@ class Stage:
             if name == f'crew.tasks.{self.queue}':
                 if (messages, consumers) != ('0', '0'):
                     yield f'{name} has {messages} messages, {consumers} consumers'
-            elif not name.startswith('crew.tasks.'):
+            elif name.startswith('crew.') and not name.startswith('crew.tasks.'):
                 yield f'the private queue {name} is left over'
 
     def _await_calm(self) -> None:
@@ -273,6 +274,5 @@ def play(scenario: Scenario, seed: str, shared_broker: Callable[[], PrivateNode]
         shutil.rmtree(directory, ignore_errors=True)
     elif not row.passed:
         (directory / 'complaints').write_text('\n'.join(row.complaints) + '\n')
-        stage.note(f'logs in {directory}')
-        row = stage.account.settle(stage.stack.runs)
+        return replace(row, logs=str(directory))
     return row
