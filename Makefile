@@ -7,10 +7,10 @@ ARGS ?=
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo article test faults fuzz lint format docs conformance clean
+.PHONY: help .venv demo article test faults fuzz fuzz-coverage lint format docs conformance clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv: .venv/installed-for-tests ## the virtual environment with all that development needs
 
@@ -36,6 +36,11 @@ faults: .venv/installed-for-tests ## break the running stack in every way, count
 fuzz: .venv/installed-for-tests ## 100,000 random messages into a live worker and a live client
 	@scripts/install-packages.sh rabbitmq-server
 	CREW_FUZZ_MESSAGES=100000 .venv/bin/python -m pytest -n 0 -s $(ARGS) tests/test_fuzz.py
+
+# make fuzz-coverage ARGS='world --seconds 600 --seed 7': one target, longer, as before. atheris has wheels for Linux only.
+fuzz-coverage: .venv/installed-for-tests ## let a coverage-guided fuzzer search what reads bytes and what keeps state
+	@$(PIP) install --editable '.[fuzz]'
+	.venv/bin/python -m tests.fuzzing $(ARGS)
 
 lint: .venv/installed-for-tests ## ruff, its formatter and mypy, without changing anything
 	.venv/bin/ruff check .

@@ -12,6 +12,8 @@ state      event                               what follows
 unsent     sent                                waiting
 unsent     queue time over                     :class:`ExpirationError`: there was no connection in all that time
 unsent     connection lost                     it goes on waiting for another
+unsent     no connection soon enough           what it was held back with, if it does not wait for all its queue time
+waiting    no confirm in time                  :class:`ExpirationError`; if a queue has it yet, its worker will ask
 waiting    accept                              running; a run is counted
 waiting    accept that asks                    *go* and running, or *stop* and :class:`WorkerLost`, by the rule below
 waiting    dead letter, queue time over        :class:`ExpirationError`; :class:`WorkerLost` if it had run
@@ -29,7 +31,7 @@ sent       a message to its worker comes back  :class:`WorkerLost`, if a body is
 sent       reply, error                        settled
 sent       returned                            waiting; the delivery does not count as a run
 sent       returned by the broker              :class:`Unroutable`
-sent       connection lost                     :class:`ConnectionError`
+sent       connection lost                     :class:`ConnectionError`; unsent again, if the rule lets it run once more
 any        cancelled by the caller             forgotten; a worker that runs it is told
 forgotten  what a worker says of it            it has left the queue, and its line
 unknown    accept that asks                    *stop*
@@ -39,7 +41,7 @@ unknown    accept                              *cancel*
 (*sent* is all but unsent.) The rule: a call may start if no run of it can have begun; or once more, if it is
 idempotent, which its caller may know beforehand or its worker says in *accept*, and if no worker has had leave to
 receive more of its body than the call itself carries. A redelivery without a *returned* note counts as a run that
-began, and so does every *go*.
+began, and so does every *go*, and every loss of the connection.
 """
 
 import heapq
@@ -76,7 +78,7 @@ from crew.messages import (
     Stop,
 )
 
-__all__ = ['Action', 'Calls', 'Part', 'Republish', 'Settle', 'Tell']
+__all__ = ['Action', 'Calls', 'Hold', 'Part', 'Republish', 'Settle', 'Tell']
 
 Waiter = TypeVar('Waiter')
 
@@ -85,11 +87,17 @@ MAX_RUNS = 2
 #: The queue's own TTL is a hint: a message expires only at the head of its queue. The caller's timer fires after it.
 QUEUE_GRACE = 1.0
 
+#: How long a call that may run once more waits for another connection when one was lost.
+RECONNECTED_WITHIN = 3.0
+
 #: How long after a run's limit the caller answers by itself when the worker, who should, says nothing.
 RUN_GRACE = 0.5
 
 #: How often a worker is looked for that has acked the call, so that no redelivery would tell of its death.
 PING_EVERY = 2.0
+
+#: RabbitMQ's reason in ``x-death`` when a quorum queue has delivered a message too often: from 4.0 on, 20 times.
+DELIVERY_LIMIT = 'delivery_limit'
 
 NOBODY = 'the caller no longer waits'
 
@@ -126,7 +134,15 @@ class Republish:
     envelope: Envelope
 
 
-Action: TypeAlias = Settle[Waiter] | Part[Waiter] | Tell | Republish
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Send a call once more with the next connection."""
+
+    correlation_id: str
+    again: object
+
+
+Action: TypeAlias = Settle[Waiter] | Part[Waiter] | Tell | Republish | Hold
 
 
 @dataclass(slots=True)
@@ -149,6 +165,10 @@ class _Flight(Generic[Waiter]):
     ping: float = math.inf  # when to look next whether its worker is there; never, while the broker would tell
     line: Line | None = None  # of those that wait in the same queue
     joined: float | None = None  # when it began to wait there, while it does
+    confirmed_within: float | None = None  # how long the broker may take to confirm it
+    again: object = None  # what its owner needs to send it once more
+    held: CrewError | None = None  # what it is settled with when there is no connection soon
+    owed: float = 0.0  # of its queue time, what is not in the deadline while it is held
 
 
 class Calls(Generic[Waiter]):
@@ -166,6 +186,8 @@ class Calls(Generic[Waiter]):
         self._deadlines: list[tuple[float, str]] = []
         # What is in a queue still, though nobody waits for it. Who waits longest comes first, or nearly.
         self._forgotten: dict[str, _Flight[None]] = {}
+        # Until when the broker must confirm which call; in order, for all have the same time.
+        self._unconfirmed: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -185,6 +207,8 @@ class Calls(Generic[Waiter]):
         now: float,
         sent: bool = True,
         line: Line | None = None,
+        confirmed_within: float | None = None,
+        again: object = None,
     ) -> None:
         """Remember a call that is being published, or will be.
 
@@ -195,7 +219,10 @@ class Calls(Generic[Waiter]):
             idempotent: whether it may run a second time when its worker dies.
             now: the time, in seconds on any clock that is used throughout.
             sent: whether it is on its way; if not, :meth:`sent` tells when it is.
-            line: where it waits, if that is to be counted; only for a call that is sent.
+            line: where it waits from when it is sent, if that is to be counted.
+            confirmed_within: how long the broker may take to confirm that a queue has it, in seconds; the same for all
+                calls for which it is not None.
+            again: what :class:`Hold` gives back when the call may be sent once more; None if it must not be.
 
         Raises:
             DuplicateTaskId: a call with this id is in flight.
@@ -204,20 +231,53 @@ class Calls(Generic[Waiter]):
             raise DuplicateTaskId(f'a call with the id {correlation_id!r} is in flight already')
         self._leave(self._forgotten.pop(correlation_id, None))
         deadline = now + expiration + (QUEUE_GRACE if sent else 0.0)
-        flight = self._flights[correlation_id] = _Flight(waiter, idempotent, expiration, deadline, sent, line=line)
-        self._join(flight, now)
+        flight = self._flights[correlation_id] = _Flight(
+            waiter,
+            idempotent,
+            expiration,
+            deadline,
+            sent,
+            line=line,
+            confirmed_within=confirmed_within,
+            again=again,
+        )
         self._watch(correlation_id, deadline)
+        if sent:
+            self._join(flight, now)
+            self._await_confirm(correlation_id, flight, now)
 
-    def sent(self, correlation_id: str) -> None:
+    def hold(self, correlation_id: str, error: CrewError, *, until: float) -> None:
+        """Let a call that is not sent be settled with ``error`` if it is not by then, on the clock of :meth:`add`."""
+        flight = self._flights[correlation_id]
+        until = min(until, flight.deadline)
+        flight.held = error
+        flight.owed = flight.deadline - until
+        flight.deadline = until
+        self._watch(correlation_id, until)
+
+    def sent(self, correlation_id: str, *, now: float) -> None:
         """Take note that a call which had to wait for a connection is on its way."""
         flight = self._flights[correlation_id]
         flight.sent = True
-        flight.deadline += QUEUE_GRACE
+        flight.held = None
+        flight.deadline += flight.owed + QUEUE_GRACE
+        flight.owed = 0.0
         self._watch(correlation_id, flight.deadline)
+        self._join(flight, now)
+        self._await_confirm(correlation_id, flight, now)
+
+    def _await_confirm(self, correlation_id: str, flight: _Flight[Waiter], now: float) -> None:
+        if flight.confirmed_within is not None:
+            self._unconfirmed[correlation_id] = now + flight.confirmed_within
+
+    def confirmed(self, correlation_id: str) -> None:
+        """Take the broker's word that a queue has the call."""
+        self._unconfirmed.pop(correlation_id, None)
 
     def time_left(self, correlation_id: str, now: float) -> float:
-        """Return how long a call that is not sent may still wait, in seconds."""
-        return self._flights[correlation_id].deadline - now
+        """Return how long a call that is not sent may still wait in a queue, in seconds."""
+        flight = self._flights[correlation_id]
+        return flight.deadline + flight.owed - now
 
     def cancel(self, correlation_id: str, reason: str = NOBODY) -> list[Action[Waiter]]:
         """Forget a call; nobody is given its outcome. Unknown ids are fine: it may have been settled just now."""
@@ -233,16 +293,43 @@ class Calls(Generic[Waiter]):
             return []
         return [self._cancel(flight.inbox, correlation_id, reason)]
 
+    def lost(self, error: CrewError, *, now: float) -> list[Action[Waiter]]:
+        """Take note that the way to the broker is lost, the reply queue with it.
+
+        A call that may run once more is sent again if there is a connection within ``RECONNECTED_WITHIN`` seconds; all
+        others that were sent are settled with ``error``.
+        """
+        self._unconfirmed.clear()
+        self._forget_forgotten()
+        actions: list[Action[Waiter]] = []
+        for correlation_id, flight in list(self._flights.items()):
+            if not flight.sent:
+                continue
+            flight.runs += not flight.counted and not flight.returned
+            if flight.again is None or not self._may_run(flight):
+                actions += self._settle(correlation_id, error)
+                continue
+            self._leave(flight)
+            flight.sent = flight.running = flight.counted = flight.returned = False
+            flight.ping = math.inf
+            flight.deadline = now + flight.expiration
+            self.hold(correlation_id, error, until=now + RECONNECTED_WITHIN)
+            actions.append(Hold(correlation_id, flight.again))
+        return actions
+
     def fail_sent(self, error: CrewError) -> list[Action[Waiter]]:
-        """Settle every call that was sent with ``error``: the way to the broker is lost, the reply queue with it."""
+        """Settle every call that was sent with ``error``: nobody waits for them any more."""
         failed = [flight for flight in self._flights.values() if flight.sent]
         self._flights = {id: flight for id, flight in self._flights.items() if not flight.sent}
         for flight in failed:
             self._leave(flight)
+        self._forget_forgotten()
+        return [Settle(flight.waiter, error) for flight in failed]
+
+    def _forget_forgotten(self) -> None:
         for forgotten in self._forgotten.values():
             self._leave(forgotten)
         self._forgotten.clear()
-        return [Settle(flight.waiter, error) for flight in failed]
 
     def fail_unsent(self, error: CrewError) -> list[Action[Waiter]]:
         """Settle every call that was not sent with ``error``: there will be no connection."""
@@ -270,7 +357,7 @@ class Calls(Generic[Waiter]):
     def _join(flight: _Flight[Any], now: float) -> None:
         if flight.line is not None and flight.joined is None:
             flight.joined = now
-            flight.line.join(now)
+            flight.line.join()
 
     @staticmethod
     def _start(flight: _Flight[Any], now: float) -> None:
@@ -381,6 +468,15 @@ class Calls(Generic[Waiter]):
         text = f'there is no queue {queue!r} at the broker: no worker has ever been there for it'
         return self._settle(correlation_id, Unroutable(text, expiration=flight.expiration))
 
+    def would_be_lost(self, accept: Accept) -> bool:
+        """Return whether the answer to a worker's question is that the call is lost."""
+        flight = self._flights.get(accept.correlation_id)
+        if flight is None or not accept.ask or flight.streaming or flight.spent:
+            return False
+        uncounted = accept.redelivered and not flight.counted and not flight.returned
+        idempotent = flight.idempotent or accept.idempotent
+        return not _allowed(flight.runs + uncounted, idempotent)
+
     def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
         flight = self._flights.get(accept.correlation_id)
         if flight is None:
@@ -438,6 +534,10 @@ class Calls(Generic[Waiter]):
         flight = self._flights.get(letter.correlation_id)
         if flight is None:
             return []
+        left = flight.deadline - QUEUE_GRACE - now
+        if letter.reason == DELIVERY_LIMIT and not flight.runs and left > 0:
+            # None has begun it, but the queue has had it back too often.
+            return [Republish(letter.queue, republish(letter, expiration=left, sent=wall))]
         if flight.running and self._may_run(flight):
             # It was with a worker that died, and its time in the queue is over: so it gets another.
             flight.running = flight.counted = flight.returned = False
@@ -455,7 +555,7 @@ class Calls(Generic[Waiter]):
     def _may_run(flight: _Flight[Waiter]) -> bool:
         if flight.streaming or flight.spent:
             return False
-        return flight.runs == 0 or (flight.idempotent and flight.runs < MAX_RUNS)
+        return _allowed(flight.runs, flight.idempotent)
 
     def _settle(
         self, correlation_id: str, outcome: Reply | Chunk | CrewError, *, began: float | None = None
@@ -483,13 +583,18 @@ class Calls(Generic[Waiter]):
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`expire` is due next, on the clock of :meth:`add`; None if nothing is in flight."""
+        confirm = next(iter(self._unconfirmed.values()), math.inf)
+        due = min(confirm, self._next_over())
+        return None if due == math.inf else due
+
+    def _next_over(self) -> float:
         while self._deadlines and not self._is_current(self._deadlines[0]):
             heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines[0][0] if self._deadlines else math.inf
 
     def expire(self, now: float) -> list[Action[Waiter]]:
         """Settle what is overdue, and look for workers."""
-        actions: list[Action[Waiter]] = []
+        actions = self._expire_unconfirmed(now)
         for correlation_id in self._overdue(now):
             flight = self._flights[correlation_id]
             if flight.deadline > now:
@@ -499,6 +604,9 @@ class Calls(Generic[Waiter]):
                 continue
             del self._flights[correlation_id]
             self._leave(flight)
+            if flight.held is not None:
+                actions.append(Settle(flight.waiter, flight.held))
+                continue
             if flight.running:
                 actions.append(self._cancel(flight.inbox, correlation_id, 'its time is over'))
                 actions.append(Settle(flight.waiter, TimeoutError('the task ran past its time')))
@@ -512,8 +620,21 @@ class Calls(Generic[Waiter]):
                 actions.append(Settle(flight.waiter, ExpirationError(expiration=flight.expiration)))
         return actions
 
+    def _expire_unconfirmed(self, now: float) -> list[Action[Waiter]]:
+        actions: list[Action[Waiter]] = []
+        while self._unconfirmed and (oldest := next(iter(self._unconfirmed.items())))[1] <= now:
+            del self._unconfirmed[oldest[0]]
+            flight = self._flights.get(oldest[0])
+            if flight is not None and not flight.running:
+                # What a queue has after all has waited for so long that its worker asks before it runs. But if nothing
+                # comes from the broker any more, a worker may have run it whose word did not come either.
+                text = f'the broker has not confirmed within {flight.confirmed_within:g} s that a queue has the call'
+                error = ExpirationError(text, reason='unconfirmed', expiration=flight.expiration)
+                actions += self._settle(oldest[0], error)
+        return actions
+
     def _overdue(self, now: float) -> Iterator[str]:
-        while (due := self.next_deadline()) is not None and due <= now:
+        while (over := self._next_over()) <= now and over < math.inf:
             yield heapq.heappop(self._deadlines)[1]
 
     def _watch(self, correlation_id: str, deadline: float) -> None:
@@ -528,6 +649,10 @@ class Calls(Generic[Waiter]):
     def _is_current(self, entry: tuple[float, str]) -> bool:
         flight = self._flights.get(entry[1])
         return flight is not None and entry[0] in (flight.deadline, flight.ping)
+
+
+def _allowed(runs: int, idempotent: bool) -> bool:
+    return runs == 0 or (idempotent and runs < MAX_RUNS)
 
 
 def _worker_lost(flight: _Flight[Waiter]) -> WorkerLost:

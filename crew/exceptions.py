@@ -44,7 +44,8 @@ class ExpirationError(TaskError):
     Attributes:
         reason: why the message left its queue, as RabbitMQ names it (``expired``, ``maxlen`` …); ``expired`` too when
             the caller's own timer was first; ``unconnected`` when the broker could not be reached in all that time;
-            ``unroutable`` when there is no such queue (:class:`Unroutable`).
+            ``unroutable`` when there is no such queue (:class:`Unroutable`); ``unconfirmed`` when the broker did not
+            say that a queue has it.
         time: when it left the queue, in seconds since the epoch, or None when the caller's own timer was first.
         expiration: how long the call was to wait, in seconds.
     """

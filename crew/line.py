@@ -1,9 +1,9 @@
 """How long the next call would wait: the calls of one caller that wait in one shared queue, and how fast they leave it.
 
 Sans-IO: the time is an argument. A caller sees its own calls only, and knows neither how many workers there are nor
-who else calls them. It need not: while its line is not empty, the time between one start and the next is what a place
-in the line costs, whatever the others do. Time in which nobody waits says nothing, so an idle queue is not taken for a
-slow one.
+who else calls them. It need not: while somebody waits, the time between one start and the next is what a place in the
+line costs, whatever the others do. Where nobody waits behind another there is nothing to learn, so an idle queue is
+taken neither for a slow one nor for a fast one.
 
 What it says is a guess, fit for refusing calls that would wait in vain. It errs on the side of letting them wait:
 nobody is refused before some have waited, nor because of a pause, as when all workers are being replaced.
@@ -17,8 +17,9 @@ import math
 
 __all__ = ['Line']
 
-#: A line in which nobody waits for longer is short, in seconds, or a part of its limit.
-SHORT = 1.0
+#: A line in which nobody waits for longer is short, in seconds, or a part of its limit. A worker asks about calls that
+#: have waited for more than a second, and such questions would come to a caller that has much to do already.
+SHORT = 0.8
 SHORT_PART = 0.25
 
 #: Over how long it is measured how much is asked for, in seconds.
@@ -28,8 +29,13 @@ ASKED_WITHIN = 2.0
 #: wait which is not longer may be the run itself.
 WAITED = 0.1
 
-#: Nothing is known before so many calls have begun.
-KNOWN = 3.0
+#: Nothing is known before this many, nearly, have begun after another.
+KNOWN = 1.9
+
+#: What is older fades, within this part of the limit, but no faster than by so much with each that begins: the wait of
+#: a call is told by those that began just before, and a few are needed where they are slow.
+MEMORY = 1 / 3
+FADED = 1 / 16
 
 #: A gap between two starts that is longer than so many seconds, and than so many times what is usual, is a pause.
 PAUSE = 1.0
@@ -43,7 +49,7 @@ class Line:
     """Calls that wait for a worker, and how long that takes.
 
     Args:
-        limit: how long they may wait, in seconds. What was seen longer ago does not count.
+        limit: how long they may wait, in seconds. Where nothing has begun for so long, nothing is known.
 
     Attributes:
         waiting: how many wait.
@@ -52,9 +58,9 @@ class Line:
     def __init__(self, limit: float) -> None:
         self.waiting = 0
         self._limit = limit
-        # Since when somebody has been the first in the line.
-        self._first_since = 0.0
-        # How many have begun, and how long they were the first, each counting less as it gets older.
+        # When the last one began, if others waited behind it.
+        self._last_start: float | None = None
+        # How many have begun after another, and how long after it, each counting less as it gets older.
         self._starts = 0.0
         self._spent = 0.0
         self._seen = -math.inf
@@ -64,10 +70,10 @@ class Line:
         self._asked_at = -math.inf
         self._overrun = False
 
-    def join(self, now: float) -> None:
+    def join(self) -> None:
         """Take note of one more that waits."""
         if not self.waiting:
-            self._first_since = now
+            self._last_start = None
         self.waiting += 1
 
     def start(self, now: float, joined: float) -> None:
@@ -79,14 +85,21 @@ class Line:
         """
         self.waiting -= 1
         self._last_wait = now - joined
-        faded = max(0.0, 1.0 - max(0.0, now - self._seen) / self._limit)
+        if self._last_start is not None:
+            # Of several starts that are told at once the last may be told first.
+            self._measure(max(0.0, now - self._last_start), now)
+            now = max(now, self._last_start)
+        self._last_start = now
+
+    def _measure(self, gap: float, now: float) -> None:
+        since = now - self._seen
+        if since > self._limit:
+            self._starts = self._spent = 0.0
+        faded = 1.0 - min(FADED, max(0.0, since) / (MEMORY * self._limit))
         pause = max(PAUSE, UNUSUAL * self._place)
-        # Of several starts that are told at once the last may be told first.
-        gap = max(0.0, now - self._first_since)
         self._starts = self._starts * faded + 1.0
         self._spent = self._spent * faded + min(gap, pause)
         self._seen = max(self._seen, now)
-        self._first_since = max(self._first_since, now)
 
     def leave(self) -> None:
         """Take note that one waits no more, though it has not begun."""

@@ -57,13 +57,15 @@ class PrivateCluster:
         Raises:
             NodeError: RabbitMQ is not installed, or a node did not come up; then nothing is left.
         """
+        deadline = time.monotonic() + timeout
         try:
             # Before the threads, so that only one of them would not have to wait for what it fails to make.
-            self._household.begin(time.monotonic() + timeout)
+            self._household.begin(deadline)
             self._start_nodes(timeout)
-            running = json.loads(self.nodes[0].ctl('cluster_status', '--formatter', 'json'))['running_nodes']
-            if len(running) != len(self.nodes):
-                raise NodeError(f'the private nodes are no cluster: crew1 knows only of {", ".join(running)}')
+            # A node that was cut off from the others needs some seconds to come back to them.
+            while len(running := self._running()) < len(self.nodes):
+                if time.monotonic() > deadline:
+                    raise NodeError(f'the private nodes are no cluster: crew1 knows {", ".join(running) or "nobody"}')
         except BaseException:
             self.stop()
             raise
@@ -79,6 +81,13 @@ class PrivateCluster:
                 for node in self.nodes:
                     node.stop()
                 raise
+
+    def _running(self) -> list[str]:
+        try:
+            status = json.loads(self.nodes[0].ctl('cluster_status', '--formatter', 'json'))
+        except NodeError:  # it has paused, for it sees none of the others
+            return []
+        return [str(name) for name in status['running_nodes']]
 
     def stop(self) -> None:
         """Kill all nodes and remove what they wrote; may be called at any time and again."""

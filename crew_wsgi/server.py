@@ -63,7 +63,7 @@ class Server:
 
     def admit(self, route: Route) -> Problem | None:
         """Return why no request for this route can be sent on now, or None."""
-        if not self.caller.reply_to:
+        if not self.caller.takes_calls:
             return UNAVAILABLE
         line, now = self.line(route), time.monotonic()
         # Who has hung up is in the queue still.

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 #: How many may wait to be accepted; the kernel's own limit (``net.core.somaxconn``) may be lower.
 BACKLOG = 4096
 
-#: How many connections are accepted before others have their turn.
-TURN = 64
+#: How many connections are accepted before others have their turn. In a flood of clients the broker must not wait for
+#: its own: workers ask us about calls.
+TURN = 8
 
 #: How long nobody is accepted when the system has no room for another connection, in seconds.
 PAUSE = 0.2

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import time
+from random import Random
 from threading import Thread
 
 import pytest
@@ -9,10 +11,63 @@ import pytest
 from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError
 from crew.private_node import PrivateNode
+from crew.transports import pulse
 from crew.transports.addresses import safe_url
 from crew.transports.asyncio import AsyncioConnection, dial
 from crew.transports.base import Connection
+from tests.faults.proxy import Proxy, Way
 from tests.test_transport import Inbox, connected, private_queue, shared_queue
+
+
+def test_a_message_that_a_queue_does_not_take_is_told_with_where_it_was_to_go(amqp_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        told: asyncio.Queue[tuple[Envelope, str, bool]] = asyncio.Queue()
+        channel = await connection.open_channel(on_confirm=lambda *what: told.put_nowait(what))
+        queue = await private_queue(channel, max_length=1, overflow='reject-publish')
+        for number in range(3):
+            channel.publish(Envelope(body=b'%d' % number), queue.name)
+            envelope, routing_key, taken = await asyncio.wait_for(told.get(), 10)
+            assert (envelope.body, routing_key, taken) == (b'%d' % number, queue.name, number == 0)
+
+    connected(amqp_url, body)
+
+
+def test_a_broker_that_has_gone_silent_is_given_up(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, 'QUIET', 0.2)
+    proxy = Proxy(amqp_url, Random(1))
+
+    async def run() -> None:
+        lost: asyncio.Queue[Exception] = asyncio.Queue()
+        connection = await dial(proxy.url)
+        connection.on_close = lost.put_nowait
+        await connection.open_channel()
+        await asyncio.sleep(1.0)
+        assert lost.empty()  # it says nothing by itself, but answers
+        proxy.set(back=Way(dead=True))
+        reason = await asyncio.wait_for(lost.get(), 10)
+        assert 'said nothing' in str(reason)
+
+    try:
+        asyncio.run(run())
+    finally:
+        proxy.close()
+
+
+def test_a_broker_is_not_given_up_for_the_silence_of_our_own_loop(
+    amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulse, 'QUIET', 0.1)
+
+    async def body(connection: Connection) -> None:
+        lost: asyncio.Queue[Exception] = asyncio.Queue()
+        connection.on_close = lost.put_nowait
+        await connection.open_channel()
+        for _ in range(6):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+            await asyncio.sleep(0.01)
+        assert lost.empty()
+
+    connected(amqp_url, body)
 
 
 def test_one_turn_of_the_loop_is_one_write(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from crew.calls import MAX_RUNS, PING_EVERY, QUEUE_GRACE, RUN_GRACE, Action, Calls, Part, Republish, Settle, Tell
+from crew.calls import (
+    MAX_RUNS,
+    PING_EVERY,
+    QUEUE_GRACE,
+    RECONNECTED_WITHIN,
+    RUN_GRACE,
+    Action,
+    Calls,
+    Hold,
+    Part,
+    Republish,
+    Settle,
+    Tell,
+)
 from crew.codec import decode, encode
 from crew.envelope import Envelope
 from crew.exceptions import (
@@ -113,7 +126,7 @@ def test_unsent_it_has_all_of_its_queue_time_and_no_grace() -> None:
 
 def test_unsent_it_is_sent_and_waits_as_if_it_had_been_sent_at_once() -> None:
     calls = unsent()
-    calls.sent('1')
+    calls.sent('1', now=0.0)
     assert calls.next_deadline() == WAIT + QUEUE_GRACE
     assert calls.expire(WAIT) == []
     error = outcome(calls.expire(WAIT + QUEUE_GRACE))
@@ -126,7 +139,7 @@ def test_unsent_it_is_sent_and_waits_as_if_it_had_been_sent_at_once() -> None:
 )
 def test_unsent_once_it_is_sent_whatever_comes_means_the_same(message: Message, kind: type[object]) -> None:
     calls = unsent()
-    calls.sent('1')
+    calls.sent('1', now=0.0)
     assert type(outcome(tell(calls, message))) is kind
 
 
@@ -143,7 +156,7 @@ def test_unsent_a_lost_connection_changes_nothing() -> None:
     calls = unsent()
     assert calls.fail_sent(ConnectionError('lost', published=True)) == []
     assert ('1' in calls, calls.next_deadline()) == (True, WAIT)
-    calls.sent('1')
+    calls.sent('1', now=0.0)
     error = ConnectionError('lost', published=True)
     assert outcome(calls.fail_sent(error)) is error
     assert '1' not in calls
@@ -215,12 +228,40 @@ def test_waiting_a_question_about_a_redelivery_of_another_call_is_answered_stop_
 
 
 @get_or_post
-@pytest.mark.parametrize('reason', ['expired', 'maxlen', 'rejected', 'delivery_limit'])
+@pytest.mark.parametrize('reason', ['expired', 'maxlen', 'rejected'])
 def test_waiting_a_dead_letter_means_that_nobody_took_it(reason: str, idempotent: bool) -> None:
     letter = DeadLetter(correlation_id='1', reason=reason, time=5.0, envelope=DEAD.envelope, queue=DEAD.queue)
     error = outcome(tell(in_flight(idempotent=idempotent), letter))
     assert isinstance(error, ExpirationError)
     assert (error.reason, error.time, error.expiration) == (reason, 5.0, WAIT)
+
+
+@get_or_post
+def test_waiting_a_queue_that_has_had_it_back_too_often_gets_it_once_more_for_the_time_that_is_left(
+    idempotent: bool,
+) -> None:
+    letter = dataclasses.replace(DEAD, reason='delivery_limit')
+    calls = in_flight(RETURNED, idempotent=idempotent)
+    [again] = tell(calls, letter, now=10.0)
+    assert isinstance(again, Republish)
+    call = decode(again.envelope)
+    assert isinstance(call, Call)
+    assert (again.queue, call.expiration) == (DEAD.queue, WAIT - 10.0)
+    assert calls.next_deadline() == WAIT + QUEUE_GRACE
+    assert isinstance(outcome(tell(calls, letter, now=WAIT)), ExpirationError)
+
+
+def test_waiting_a_call_that_the_broker_does_not_confirm_in_time_is_settled_unless_it_runs() -> None:
+    calls: Calls[str] = Calls()
+    for name in ('confirmed', 'running', 'waiter', 'later'):
+        calls.add(name, name, expiration=WAIT, idempotent=False, now=float(name == 'later'), confirmed_within=10.0)
+    calls.confirmed('confirmed')
+    calls.receive(dataclasses.replace(ACCEPTED, correlation_id='running'), now=0.0, wall=0.0)
+    assert calls.next_deadline() == 10.0
+    error = outcome(calls.expire(10.0))
+    assert isinstance(error, ExpirationError)
+    assert (error.reason, error.time) == ('unconfirmed', None)
+    assert ('confirmed' in calls, 'running' in calls, calls.next_deadline()) == (True, True, 11.0)
 
 
 def test_waiting_its_queue_time_over_means_that_nobody_took_it() -> None:
@@ -667,6 +708,55 @@ def test_a_lost_connection_settles_every_call_once() -> None:
     assert (len(calls), calls.next_deadline(), calls.fail_sent(error), calls.expire(1e9)) == (0, None, [], [])
 
 
+def with_again(*messages: Message, idempotent: bool = True) -> Calls[str]:
+    """Calls with one in flight that can be sent again, about which these messages have come."""
+    calls: Calls[str] = Calls()
+    calls.reply_to = REPLIES
+    calls.add('1', 'waiter', expiration=WAIT, idempotent=idempotent, now=0.0, again='again', confirmed_within=10.0)
+    for message in messages:
+        calls.receive(message, now=0.0, wall=0.0)
+    return calls
+
+
+LOST = ConnectionError('lost', published=True)
+
+
+@pytest.mark.parametrize('before', [(), (ACCEPTED,), (RETURNED,), (ACCEPTED, RETURNED)])
+def test_a_call_that_may_run_once_more_is_sent_with_the_next_connection(before: tuple[Message, ...]) -> None:
+    calls = with_again(*before)
+    assert calls.lost(LOST, now=5.0) == [Hold('1', 'again')]
+    assert calls.next_deadline() == 5.0 + RECONNECTED_WITHIN
+    assert calls.time_left('1', 6.0) == WAIT - 1.0
+    calls.sent('1', now=6.0)
+    calls.confirmed('1')
+    assert calls.next_deadline() == 5.0 + WAIT + QUEUE_GRACE
+    # Only what was put back unstarted is known not to have run.
+    runs_again = tell(calls, REDELIVERED) == [GO]
+    assert runs_again == (RETURNED in before)
+
+
+def test_a_call_that_was_lost_and_finds_no_connection_soon_is_settled_with_the_loss() -> None:
+    calls = with_again()
+    calls.lost(LOST, now=5.0)
+    assert outcome(calls.expire(5.0 + RECONNECTED_WITHIN)) is LOST
+
+
+@pytest.mark.parametrize('before', [(ACCEPTED, BEGUN), (ACCEPTED, CREDIT), (ACCEPTED, REDELIVERED)])
+def test_a_call_that_may_not_run_once_more_is_settled_when_the_connection_is_lost(before: tuple[Message, ...]) -> None:
+    assert outcome(with_again(*before).lost(LOST, now=5.0)) is LOST
+    assert outcome(with_again(idempotent=False).lost(LOST, now=5.0)) is LOST
+
+
+@get_or_post
+@pytest.mark.parametrize('before', [(), (ACCEPTED,), (ACCEPTED, BEGUN), (RETURNED,)])
+def test_a_question_says_whether_its_answer_loses_the_call(before: tuple[Message, ...], idempotent: bool) -> None:
+    for question in (WAITED_LONG, REDELIVERED, REDELIVERED_IDEMPOTENT):
+        calls = in_flight(*before, idempotent=idempotent)
+        would_be = calls.would_be_lost(question)
+        lost = any(isinstance(action, Settle) for action in tell(calls, question))
+        assert would_be == (lost and BEGUN not in before)
+
+
 def test_the_next_deadline_is_the_earliest_of_those_in_flight() -> None:
     calls: Calls[str] = Calls()
     assert calls.next_deadline() is None
@@ -732,7 +822,7 @@ class AnyMessage(RuleBasedStateMachine):
         for call, until in self.unsent.items():
             if call not in self.slandered:
                 assert self.calls.time_left(self.names[call], self.now) == until - self.now >= 0
-            self.calls.sent(self.names[call])
+            self.calls.sent(self.names[call], now=self.now)
         self.unsent.clear()
         self.take(self.calls.fail_unsent(ConnectionError('refused')), 0)
 
@@ -889,7 +979,8 @@ class AnyMessage(RuleBasedStateMachine):
 class World(RuleBasedStateMachine):
     """One call after another in an honest world: a queue, workers that die, put back, answer late or never.
 
-    The connection comes and goes; with it goes the reply queue, so that nobody answers what is asked of older calls.
+    The connection comes and goes; with it goes the reply queue, so that nobody answers what is asked of older messages.
+    The call may be sent once more while the older message waits, or runs: that has a prime to its name from then on.
     What counts here are the starts that happen in the world, not what the caller knows of them.
     """
 
@@ -922,7 +1013,8 @@ class World(RuleBasedStateMachine):
         name = str(len(self.idempotent))
         self.idempotent[name] = known or said
         self.said[name] = said
-        self.calls.add(name, name, expiration=WAIT, idempotent=known, now=0.0, sent=self.connected)
+        again = name if known else None
+        self.calls.add(name, name, expiration=WAIT, idempotent=known, now=0.0, sent=self.connected, again=again)
         if self.connected:
             self.queue.append((name, False))
         else:
@@ -933,7 +1025,7 @@ class World(RuleBasedStateMachine):
     def connect(self) -> None:
         self.connected = True
         for name in self.unsent:
-            self.calls.sent(name)
+            self.calls.sent(name, now=0.0)
             self.queue.append((name, False))
         self.unsent.clear()
 
@@ -943,13 +1035,27 @@ class World(RuleBasedStateMachine):
         if not really:  # too often, and little else would happen
             return
         self.connected = False
-        self.orphans.update(self.idempotent.keys() - self.settled.keys())
-        for action in self.calls.fail_sent(ConnectionError('lost', published=True)):
-            self.do(action)
-        assert len(self.calls) == 0
+        for name in self.idempotent.keys() - self.settled.keys() - set(self.unsent):
+            self.orphan(name)
+        for action in self.calls.lost(ConnectionError('lost', published=True), now=0.0):
+            if isinstance(action, Hold):
+                assert action.again == action.correlation_id
+                self.unsent.append(action.correlation_id)
+            else:
+                self.do(action)
+        assert len(self.calls) == len(self.unsent)
         self.replies.clear()
         self.inbox.clear()
         self.asking.clear()
+
+    def orphan(self, name: str) -> None:
+        older = f"{name}'"
+        self.orphans.add(older)
+        self.queue = [(older if each == name else each, redelivered) for each, redelivered in self.queue]
+        for place in (self.ready, self.running):
+            if name in place:
+                place.remove(name)
+                place.add(older)
 
     @precondition(lambda self: self.unsent)
     @rule(data=st.data())
@@ -957,6 +1063,7 @@ class World(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.unsent))
         self.unsent.remove(name)
         assert self.calls.cancel(name) == []
+        self.settled[name] += 1
 
     @precondition(lambda self: self.queue)
     @rule(data=st.data(), waited_long=st.booleans())
@@ -972,8 +1079,11 @@ class World(RuleBasedStateMachine):
     def start(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.ready)))
         self.ready.remove(name)
+        self.begin(name)
+
+    def begin(self, name: str) -> None:
         self.running.add(name)
-        self.starts[name] += 1
+        self.starts[name.rstrip("'")] += 1
 
     @precondition(lambda self: self.queue and not self.ready)
     @rule()
@@ -987,8 +1097,7 @@ class World(RuleBasedStateMachine):
             self.ready.add(name)
         if name in self.ready:
             self.ready.remove(name)
-            self.running.add(name)
-            self.starts[name] += 1
+            self.begin(name)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), what=st.sampled_from(['accept', 'accept', 'reply']))
@@ -1052,7 +1161,8 @@ class World(RuleBasedStateMachine):
                 self.ready.add(message.correlation_id)
 
     def accept(self, name: str) -> Accept:
-        return Accept(correlation_id=name, inbox=INBOX, ask=False, idempotent=self.said[name], timeout=LIMIT)
+        said = self.said[name.rstrip("'")]
+        return Accept(correlation_id=name, inbox=INBOX, ask=False, idempotent=said, timeout=LIMIT)
 
     def ask(self, name: str, redelivered: bool) -> None:
         if name not in self.orphans:  # else the question is returned, and the worker drops the call
@@ -1087,7 +1197,8 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def no_call_starts_that_was_not_sent(self) -> None:
-        assert not self.starts.keys() & set(self.unsent)
+        for name in self.unsent:
+            assert not self.starts[name] or f"{name}'" in self.orphans
 
 
 TestAnyMessage = AnyMessage.TestCase

@@ -16,6 +16,9 @@ from crew.master.threaded_client import Client
 from tests.stack import Front, Stack, Worker, children_of
 from tests.waiting import wait_until
 
+#: In seconds.
+PATIENCE = 60
+
 RESPONDS = """
 import os
 
@@ -42,8 +45,13 @@ def worker_of(stack: Stack, code: Path, *arguments: str) -> Worker:
     return stack.worker('site_app:app', '--app-dir', str(code.parent), *arguments)
 
 
+def await_reload(worker: Worker) -> None:
+    """Wait until all is new; several processes start one after the other, which takes its time on a busy machine."""
+    worker.await_log('reloaded: all worker processes are new', PATIENCE)
+
+
 def await_answer(front: Front, body: bytes) -> None:
-    wait_until(lambda: front.get('/').body == body, 15, f'{body!r} to be answered')
+    wait_until(lambda: front.get('/').body == body, PATIENCE, f'{body!r} to be answered')
 
 
 @contextmanager
@@ -73,7 +81,7 @@ def load(front: Front, clients: int = 4) -> Iterator[Callable[[], int]]:
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: len(heard) > 20, 15, 'the first answers')
+        wait_until(lambda: len(heard) > 20, PATIENCE, 'the first answers')
         yield lambda: len(heard)
     finally:
         stopping.set()
@@ -91,8 +99,8 @@ def test_sighup_loads_new_code(stack: Stack, code: Path) -> None:
     before = set(worker.children())
     deploy(code, '2')
     worker.signal(signal.SIGHUP)
-    worker.await_log('reloaded: all worker processes are new')
-    wait_until(lambda: len(worker.children()) == 2, 15, 'the old ones to end')
+    await_reload(worker)
+    wait_until(lambda: len(worker.children()) == 2, PATIENCE, 'the old ones to end')
     assert not before & set(worker.children())
     assert {front.get('/').body for _ in range(10)} == {b'version 2'}
     assert worker.terminate() == 0
@@ -104,8 +112,8 @@ def test_what_replaces_a_dead_process_after_a_reload_has_the_new_code_too(stack:
     worker = worker_of(stack, code).await_ready()
     deploy(code, '2')
     worker.signal(signal.SIGHUP)
-    worker.await_log('reloaded: all worker processes are new')
-    wait_until(lambda: len(worker.children()) == 1, 15, 'the old one to end')
+    await_reload(worker)
+    wait_until(lambda: len(worker.children()) == 1, PATIENCE, 'the old one to end')
     os.kill(worker.children()[0], signal.SIGKILL)
     worker.await_ready(3)
     assert front.get('/').body == b'version 2'
@@ -130,14 +138,14 @@ def test_new_code_that_does_not_start_leaves_the_old_serving(
     before = worker.children()
     code.write_text(broken)
     worker.signal(signal.SIGHUP)
-    line = worker.await_log(r'the reload has stopped: .*')[0]
+    line = worker.await_log(r'the reload has stopped: .*', PATIENCE)[0]
     assert reason in line.replace('\\', '')
     assert 'The 2 worker processes' in line
     assert front.get('/').body == b'version 1'
     assert worker.children() == before
     deploy(code, '22')
     worker.signal(signal.SIGHUP)
-    worker.await_log('reloaded: all worker processes are new')
+    await_reload(worker)
     await_answer(front, b'version 22')
 
 
@@ -150,8 +158,8 @@ def test_a_second_sighup_begins_anew_when_the_first_is_done(stack: Stack, code: 
     deploy(code, '2')
     worker.signal(signal.SIGHUP)
     worker.await_log('told to reload while that is under way')
-    wait_until(lambda: worker.text.count('reloaded: all') == 2, 15, 'both to be done')
-    wait_until(lambda: len(worker.children()) == 2, 15, 'the old ones to end')
+    wait_until(lambda: worker.text.count('reloaded: all') == 2, PATIENCE, 'both to be done')
+    wait_until(lambda: len(worker.children()) == 2, PATIENCE, 'the old ones to end')
     assert {front.get('/').body for _ in range(10)} == {b'version 2'}
     # Never more than one new process at a time.
     assert worker.text.count('taking requests from') == 6
@@ -163,7 +171,7 @@ def test_sigterm_during_a_reload_ends_everything(stack: Stack, code: Path) -> No
     worker = worker_of(stack, code, '--processes', '2').await_ready(2)
     code.write_text('import time; time.sleep(1000)')
     worker.signal(signal.SIGHUP)
-    wait_until(lambda: len(worker.children()) == 3, 15, 'the new one to start')
+    wait_until(lambda: len(worker.children()) == 3, PATIENCE, 'the new one to start')
     family = worker.children()
     assert worker.terminate() == 0
     assert not [pid for pid in family if Path(f'/proc/{pid}').exists()]
@@ -179,15 +187,16 @@ def test_sighup_to_a_worker_process_does_nothing(stack: Stack, code: Path) -> No
     assert worker.children() == before
 
 
-def test_a_request_that_runs_is_finished_by_the_old_process(stack: Stack) -> None:
+def test_a_request_that_runs_is_finished_by_the_old_process(stack: Stack, tmp_path: Path) -> None:
     front = stack.front().await_ready()
     worker = stack.worker('faults:app').await_ready()
-    answer = front.later('POST', '/sleep?for=2')
-    wait_until(lambda: bool(stack.runs), 15, 'the run')
+    answer = front.later('POST', f'/wait?file={tmp_path}/over')
+    wait_until(lambda: bool(stack.runs), PATIENCE, 'the run')
     worker.signal(signal.SIGHUP)
-    worker.await_log('reloaded: all worker processes are new')
+    await_reload(worker)
     assert front.get('/').status == 200
     assert not answer.done()
+    (tmp_path / 'over').touch()
     assert answer.result(10).status == 200
 
 
@@ -199,8 +208,8 @@ def test_three_workers_are_reloaded_one_after_the_other_and_no_request_fails(sta
         deploy(code, '2')
         for worker in workers:
             worker.signal(signal.SIGHUP)
-            worker.await_log('reloaded: all worker processes are new', 30)
-            wait_until(lambda worker=worker: len(worker.children()) == 2, 15, 'the old ones to end')
+            await_reload(worker)
+            wait_until(lambda worker=worker: len(worker.children()) == 2, PATIENCE, 'the old ones to end')
     assert {front.get('/').body for _ in range(10)} == {b'version 2'}
 
 
@@ -228,7 +237,7 @@ def test_the_debugger_goes_on_after_a_reload(stack: Stack, code: Path) -> None:
     front = stack.front().await_ready()
     worker = worker_of(stack, code, '--debug').await_ready()
     worker.signal(signal.SIGHUP)
-    worker.await_log('reloaded: all worker processes are new')
+    await_reload(worker)
     worker.await_ready(2)
     deploy(code, '2')
     await_answer(front, b'version 2')
@@ -261,15 +270,15 @@ def test_a_program_of_tasks_is_run_anew(amqp_url: str, tmp_path: Path) -> None:
     try:
         with Client(amqp_url, tasks=['version']) as client:
             assert client.call('version', None).wait(timeout=20) == 'one'
-            wait_until(lambda: log.read_text().count('taking requests') == 2, 15, 'both to be ready')
+            wait_until(lambda: log.read_text().count('taking requests') == 2, PATIENCE, 'both to be ready')
             program.write_text('1 / 0')
             worker.send_signal(signal.SIGHUP)
-            wait_until(lambda: 'the reload has stopped' in log.read_text(), 15, 'the reload to stop')
+            wait_until(lambda: 'the reload has stopped' in log.read_text(), PATIENCE, 'the reload to stop')
             assert {client.call('version', None).wait(timeout=20) for _ in range(4)} == {'one'}
             program.write_text(PROGRAM % 'two and more')
             worker.send_signal(signal.SIGHUP)
-            wait_until(lambda: 'reloaded: all' in log.read_text(), 15, f'the reload: {log.read_text()}')
-            wait_until(lambda: len(children_of(worker.pid)) == 2, 15, 'the old ones to end')
+            wait_until(lambda: 'reloaded: all' in log.read_text(), PATIENCE, f'the reload: {log.read_text()}')
+            wait_until(lambda: len(children_of(worker.pid)) == 2, PATIENCE, 'the old ones to end')
             assert {client.call('version', None).wait(timeout=20) for _ in range(4)} == {'two and more'}
     finally:
         worker.terminate()
@@ -292,7 +301,7 @@ def on_a_terminal(stack: Stack, code: Path, log: Path, *before: str) -> Iterator
         os.dup2(output, 2)
         os.execvp(command[0], command)
     try:
-        wait_until(lambda: log.exists() and 'taking requests from' in log.read_text(), 15, 'it to be ready')
+        wait_until(lambda: log.exists() and 'taking requests from' in log.read_text(), PATIENCE, 'it to be ready')
         yield pid, terminal
     finally:
         for child in children_of(pid):
@@ -306,10 +315,10 @@ def test_a_terminal_that_closes_ends_the_worker(stack: Stack, code: Path, tmp_pa
     log = tmp_path / 'log'
     with on_a_terminal(stack, code, log) as (pid, terminal):
         os.kill(pid, signal.SIGHUP)
-        wait_until(lambda: 'reloaded: all' in log.read_text(), 15, 'the reload')
+        wait_until(lambda: 'reloaded: all' in log.read_text(), PATIENCE, 'the reload')
         os.close(terminal)
-        wait_until(lambda: 'the terminal is gone: finishing' in log.read_text(), 15, 'it to end')
-        wait_until(lambda: Path(f'/proc/{pid}/stat').read_text().split()[2] == 'Z', 15, 'its end')
+        wait_until(lambda: 'the terminal is gone: finishing' in log.read_text(), PATIENCE, 'it to end')
+        wait_until(lambda: Path(f'/proc/{pid}/stat').read_text().split()[2] == 'Z', PATIENCE, 'its end')
 
 
 def test_nohup_outlives_the_terminal_and_can_be_reloaded(stack: Stack, code: Path, tmp_path: Path) -> None:
@@ -317,9 +326,9 @@ def test_nohup_outlives_the_terminal_and_can_be_reloaded(stack: Stack, code: Pat
     log = tmp_path / 'log'
     with on_a_terminal(stack, code, log, 'nohup') as (pid, terminal):
         os.close(terminal)
-        wait_until(lambda: 'the terminal is gone; going on' in log.read_text(), 15, 'it to notice')
+        wait_until(lambda: 'the terminal is gone; going on' in log.read_text(), PATIENCE, 'it to notice')
         # A moment later it would be an order; what comes just then is the terminal's.
-        wait_until(lambda: _reloads(pid, log), 15, 'a reload')
+        wait_until(lambda: _reloads(pid, log), PATIENCE, 'a reload')
 
 
 def _reloads(pid: int, log: Path) -> bool:

@@ -74,7 +74,7 @@ class Simulation:
             self.refused.append(self.now)
             return
         self.admitted += 1
-        self.line.join(self.now)
+        self.line.join()
         self._queue.append((self.now, True))
 
     def _begin(self) -> None:
@@ -124,7 +124,7 @@ def test_nothing_is_known_and_nobody_refused_before_calls_have_begun() -> None:
     line = Line(LIMIT)
     for number in range(10_000):
         assert line.admit(number / 100) and line.wait(number / 100) == 0
-        line.join(number / 100)
+        line.join()
     assert line.waiting == 10_000
 
 
@@ -133,7 +133,7 @@ def test_nothing_is_known_and_nobody_refused_before_calls_have_begun() -> None:
     workers=st.integers(1, 20),
     takes=st.sampled_from([0.005, 0.04, 0.2, 1.0]),
     load=st.floats(0.1, 0.7),
-    pause=st.floats(0, 15),
+    pause=st.floats(0, 10),
     others=st.sampled_from([0.0, 0.5]),
 )
 def test_nobody_is_refused_at_low_load_nor_because_of_a_pause(
@@ -193,6 +193,13 @@ def test_under_overload_who_is_let_in_is_served_and_no_worker_is_idle(
     assert len([end for end in simulation.ends if end > 20]) > 0.9 * capacity
 
 
+@pytest.mark.parametrize('before', [0.5, 5.0, 15.0])
+def test_what_was_seen_at_low_load_does_not_count_for_an_overload(before: float) -> None:
+    simulation = Simulation(always(2), steady(0.1))
+    simulation.run([*evenly(before, 0, 60), *evenly(200, 60, 120)], 150)
+    assert simulation.expired < 10 and max(simulation.waits) < 27
+
+
 def test_when_the_load_ends_everybody_is_let_in_again() -> None:
     simulation = Simulation(always(2), steady(0.1))
     simulation.run(evenly(200, 0, 60), 60)
@@ -210,7 +217,7 @@ def test_a_bound_of_the_callers_own_keeps_the_line_short_as_well() -> None:
         # A thousand ask in a second, a hundred are served.
         now = number / 1000
         if line.admit(now, room=len(joined) < 500):
-            line.join(now)
+            line.join()
             joined.append(now)
         if number % 10 == 0 and joined:
             waits.append(now - joined[0])
@@ -235,7 +242,7 @@ def test_workers_that_are_added_are_noticed() -> None:
 def test_a_call_that_gives_up_is_in_the_way_no_more() -> None:
     line = Line(10.0)
     for _ in range(200):
-        line.join(0.0)
+        line.join()
     for number in range(20):
         line.start(0.2 * (number + 1), 0.0)
     assert not line.admit(4.0) and line.wait(4.0) == pytest.approx(36.0)

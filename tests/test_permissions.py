@@ -1,5 +1,6 @@
 """docs/security.md: each role works with just the permissions that stand there, and can do nothing else."""
 
+import concurrent.futures
 import logging
 import re
 import shlex
@@ -396,6 +397,28 @@ def test_who_may_publish_may_call_every_task(
         properties = pika.BasicProperties(type='call', correlation_id='forged', headers=dict(call.headers))
         channel.basic_publish('', 'crew.tasks.wsgi', b'', properties)
         worker.await_log('forged')
+
+
+# What the operator limits
+
+
+def test_beyond_the_length_of_a_policy_the_oldest_hears_at_once(shop: Shop, tmp_path: Path) -> None:
+    limits = [command for command in COMMANDS if command[0] in ('set_policy', 'set_user_limits', 'set_vhost_limits')]
+    assert len(limits) == 3
+    for command in limits:
+        shop.node.ctl(*(word.replace('{"max-length": 10000}', '{"max-length": 1}') for word in command))
+    declared(shop.url('shop-operator'), '--queue', 'nobody')
+    fronts = Stack(shop.url('shop-front'), 'nobody', tmp_path)
+    try:
+        front = fronts.front('--queue-timeout', '60').await_ready()
+        oldest = front.later('POST', '/')
+        with pytest.raises(concurrent.futures.TimeoutError):
+            oldest.result(0.5)
+        front.later('POST', '/')
+        assert oldest.result(15).status == 503
+    finally:
+        fronts.close()
+        shop.ctl('clear_policy', 'crew-tasks')
 
 
 # Who is told what is missing

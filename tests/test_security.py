@@ -85,7 +85,7 @@ def test_no_output_and_no_process_shows_the_password(url: str, broker: PrivateNo
                 bodies += all_of(front, path)
         broker.ctl('close_all_connections', 'test')
         for process in (*fronts, worker):
-            process.await_log('(?s)CLOSE.*connected to the broker')
+            process.await_log('(?s)CONNECTION_FORCED.*connected to the broker')
         bodies += all_of(fronts[0], '/')
         worker.signal(signal.SIGQUIT)
         worker.await_log('Thread 0x')

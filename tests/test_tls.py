@@ -1,11 +1,15 @@
 """``amqps://`` against real nodes: who is trusted, who is not, and what the one who set it up wrongly reads."""
 
 import asyncio
+import contextlib
 import datetime
+import gc
 import logging
 import random
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,18 +29,22 @@ from trustme import CA, LeafCert
 
 from crew import topology
 from crew.envelope import Envelope
-from crew.exceptions import BrokerRefused, ConnectionError
+from crew.exceptions import BrokerRefused, ConnectionError, ExpirationError
 from crew.household import PORTS
-from crew.installation import find_server
+from crew.installation import find_server, required_server
+from crew.master.threaded_client import Client
 from crew.private_node import PrivateNode
 from crew.transports import tls
 from crew.transports.addresses import check
 from crew.transports.asyncio import dial, parameters
 from crew.transports.base import Delivery
 from crew.transports.session import Session
+from tests.rpc import Rpc
+from tests.stack import Stack
 from tests.waiting import wait_until
 
 PASSWORD = 's3cret'
+DAY = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     ca.cert_pem.write_to_path(files.path('ca.pem'))
     CA().cert_pem.write_to_path(files.path('other-ca.pem'))
     files.write('server', ca.issue_cert('localhost'))
-    files.write('client', ca.issue_cert('client.example'))
+    files.write('client', ca.issue_cert('client.example', common_name='crew-client'))
     files.write('stranger', CA().issue_cert('client.example'))
     then = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=2)
-    files.write('expired', ca.issue_cert('localhost', not_before=then, not_after=then + datetime.timedelta(days=1)))
+    files.write('expired-client', ca.issue_cert('client.example', not_before=then, not_after=then + DAY))
+    files.write('expired', ca.issue_cert('localhost', not_before=then, not_after=then + DAY))
     key = load_pem_private_key(Path(files.path('client.key')).read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(PASSWORD.encode()))
     Path(files.path('locked.key')).write_bytes(locked)
@@ -116,7 +125,8 @@ def broker(files: Files) -> Iterator[TlsNode]:
 def strict_broker(files: Files, request: pytest.FixtureRequest) -> Iterator[TlsNode]:
     """A node that wants a client certificate; in TLS 1.3 a client without one is turned down after the handshake."""
     must = ('ssl_options.verify = verify_peer', 'ssl_options.fail_if_no_peer_cert = true')
-    with tls_node(files, 'server', *must, f'ssl_options.versions.1 = {request.param}') as node:
+    names = ('ssl_cert_login_from = common_name', 'auth_mechanisms.1 = PLAIN', 'auth_mechanisms.2 = EXTERNAL')
+    with tls_node(files, 'server', *must, *names, f'ssl_options.versions.1 = {request.param}') as node:
         yield node
 
 
@@ -205,6 +215,161 @@ def test_wrong_credentials_are_told_from_tls(broker: TlsNode, files: Files) -> N
 def test_a_client_certificate_where_one_is_wanted(strict_broker: TlsNode, files: Files) -> None:
     own = {'certfile': files.path('client.pem'), 'keyfile': files.path('client.key')}
     connect(strict_broker.url(cacertfile=files.path('ca.pem'), **own))
+
+
+def test_a_certificate_in_the_place_of_a_password(strict_broker: TlsNode, files: Files) -> None:
+    own = {'certfile': files.path('client.pem'), 'keyfile': files.path('client.key')}
+    url = strict_broker.url(cacertfile=files.path('ca.pem'), auth_mechanism='external', **own).replace(
+        'guest:guest@', ''
+    )
+    with pytest.raises(BrokerRefused, match='refused to know us by our certificate: it needs rabbitmq_auth_mechanism'):
+        connect(url)
+    # As rabbitmq-plugins would enable it, in a node that runs.
+    (plugin,) = Path(required_server()).resolve().parent.parent.glob('plugins/rabbitmq_auth_mechanism_ssl-*/ebin')
+    strict_broker.node.ctl(
+        'eval',
+        f'true = code:add_pathz("{plugin}"), application:load(rabbitmq_auth_mechanism_ssl), '
+        'rabbit_registry:register(auth_mechanism, <<"EXTERNAL">>, rabbit_auth_mechanism_ssl).',
+    )
+    with pytest.raises(BrokerRefused, match='and a user of the name in there'):
+        connect(url)
+    strict_broker.node.ctl('add_user', 'crew-client', 'nobody knows it')
+    strict_broker.node.ctl('set_permissions', 'crew-client', '.*', '.*', '.*')
+    connect(url)
+
+
+# The commands
+
+
+@pytest.fixture
+def stacks(queue: str, tmp_path: Path) -> Iterator[Callable[[str], Stack]]:
+    """Makes stacks at a URL."""
+    made: list[Stack] = []
+
+    def make(url: str) -> Stack:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        made.append(Stack(url, queue, directory))
+        return made[-1]
+
+    yield make
+    for stack in made:
+        stack.close()
+
+
+def test_front_worker_script_and_client_work_over_tls(
+    strict_broker: TlsNode, files: Files, stacks: Callable[[str], Stack], queue: str, tmp_path: Path
+) -> None:
+    own = {'certfile': files.path('client.pem'), 'keyfile': files.path('client.key')}
+    url = strict_broker.url(cacertfile=files.path('ca.pem'), **own)
+    stack = stacks(url)
+    front, worker = stack.front(), stack.worker('faults:app', '--processes', '2')
+    rpc = Rpc(url, queue, tmp_path)
+    try:
+        script, client = rpc.script('several'), rpc.client('a')
+        script.await_ready()
+        front.await_ready()
+        worker.await_ready(2)
+        assert front.request('POST', '/', b'x' * 300_000).status == 200
+        assert client.call(rpc.id('a'), {'name': 'n', 'for': 0}, expiration=10).wait(10) == script.children()[0]
+        listed = strict_broker.node.ctl('list_connections', '--no-table-headers', 'ssl', 'peer_cert_subject', 'name')
+        connections = [line.split('\t') for line in listed.splitlines()]
+        assert len(connections) >= 5  # front, two workers, script, client; one of another test may just be ending
+        assert all(ssl == 'true' and 'crew-client' in subject for ssl, subject, _ in connections), listed
+        strict_broker.node.ctl('close_all_connections', 'test')
+        for process in (front, worker, script):
+            process.await_log('(?s)CONNECTION_FORCED.*connected to the broker')
+        wait_until(lambda: front.get('/').status == 200, 20, 'the service to be back')
+    finally:
+        rpc.close()
+
+
+#: What is wrong with the URL, and what is said of it.
+UNTRUSTED = {
+    'another CA': ({'cacertfile': 'other-ca.pem'}, 'localhost', 'is not trusted: .* its CA is not in cacertfile'),
+    'another name': ({'cacertfile': 'ca.pem'}, '127.0.0.1', "is for another name: .* not valid for '127.0.0.1'"),
+}
+
+
+def assert_kept_out(url: str, said: str, stacks: Callable[[str], Stack]) -> None:
+    """Assert that both commands say why, once for each attempt, live on and try again, and that clients hear 503."""
+    stack = stacks(url)
+    front, worker = stack.front(), stack.worker('basic:hello')
+    for process in front, worker:
+        process.await_log(f'(?s)WARNING [^\n]*{said}[^\n]*; trying again in.*WARNING [^\n]*{said}')
+        assert 'Traceback' not in process.text
+        assert 'connected to the broker' not in process.text
+        assert 'guest:guest' not in process.text
+    answer = front.await_listening().get('/')
+    assert answer.status == 503 and answer.headers['Retry-After']
+    client = Client(url)
+    with pytest.raises(ExpirationError) as expired:
+        client.call('x', expiration=1).wait(10)
+    assert expired.value.reason == 'unconnected'
+    client.close()
+    for process in front, worker:
+        assert process.terminate() == 0
+
+
+@pytest.mark.parametrize('case', UNTRUSTED)
+def test_a_broker_that_is_not_trusted_gets_nothing(
+    broker: TlsNode, files: Files, stacks: Callable[[str], Stack], case: str
+) -> None:
+    query, host, said = UNTRUSTED[case]
+    assert_kept_out(broker.url(host, **{name: files.path(value) for name, value in query.items()}), said, stacks)
+
+
+def test_a_client_whose_certificate_has_expired_gets_nothing(
+    strict_broker: TlsNode, files: Files, stacks: Callable[[str], Stack]
+) -> None:
+    own = {'certfile': files.path('expired-client.pem'), 'keyfile': files.path('expired-client.key')}
+    url = strict_broker.url(cacertfile=files.path('ca.pem'), **own)
+    assert_kept_out(url, 'does it trust the CA of certfile .*, and is that still valid', stacks)
+
+
+def test_a_broker_whose_certificate_has_expired_gets_nothing(files: Files, stacks: Callable[[str], Stack]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.path('expired.pem'), files.path('expired.key'))
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        got: list[bytes] = []
+
+        def answer() -> None:
+            # Until it is shut down.
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with contextlib.suppress(OSError), peer, context.wrap_socket(peer, server_side=True) as wrapped:
+                        got.append(wrapped.recv(1))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        query = urlencode({'cacertfile': files.path('ca.pem')})
+        url = f'amqps://guest:guest@localhost:{server.getsockname()[1]}/?{query}'
+        assert_kept_out(url, 'is not valid now: certificate has expired', stacks)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert not any(got)
+
+
+def test_what_is_put_right_needs_no_restart(
+    broker: TlsNode, files: Files, stacks: Callable[[str], Stack], tmp_path: Path
+) -> None:
+    ca = tmp_path / 'ca.pem'
+    ca.write_bytes(Path(files.path('other-ca.pem')).read_bytes())
+    front = stacks(broker.url(cacertfile=str(ca))).front()
+    front.await_log('is not trusted')
+    ca.write_bytes(Path(files.path('ca.pem')).read_bytes())
+    front.await_ready()
+
+
+@pytest.mark.parametrize('module', ['crew_wsgi.front', 'crew_wsgi.worker', 'crew.declare'])
+def test_what_cannot_be_used_at_all_ends_the_command(module: str) -> None:
+    url = f'amqps://user:{PASSWORD}@localhost/?cacertfile=/nowhere/ca.pem'
+    command = [sys.executable, '-m', module, *(['basic:hello'] if module.endswith('worker') else []), '--amqp-url', url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, '')
+    assert "cacertfile '/nowhere/ca.pem' cannot be read" in done.stderr
+    assert PASSWORD not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 # Who is refused
@@ -303,6 +468,25 @@ def test_a_server_that_says_nothing_costs_the_timeout_and_leaves_no_socket() -> 
         asyncio.run(run(f'amqps://guest:guest@127.0.0.1:{port}/'))
 
 
+def test_a_client_that_is_closed_while_tls_is_agreed_on_leaves_no_socket() -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    def answer(peer: socket.socket) -> None:
+        peer.settimeout(5)
+        while peer.recv(10_000):
+            begun.set()
+        closed.set()
+
+    with served(answer) as port:
+        client = Client(f'amqps://guest:guest@127.0.0.1:{port}/')
+        client.call('x', expiration=5)
+        assert begun.wait(5)
+        client.close()
+        assert closed.wait(2)
+        # What was left open would be complained of now.
+        gc.collect()
+
+
 def test_a_server_that_hangs_up_at_once() -> None:
     for scheme, hint in (('amqps', 'is this its TLS port?'), ('amqp', 'then write amqps://')):
         with served(lambda peer: None) as port:
@@ -315,12 +499,17 @@ def test_a_server_that_hangs_up_at_once() -> None:
 @pytest.mark.parametrize(
     ('query', 'said'),
     [
-        ('cacert=x', "unknown parameter 'cacert': known are blocked_connection_timeout, cacertfile, certfile,"),
+        (
+            'cacert=x',
+            "unknown parameter 'cacert': known are auth_mechanism, blocked_connection_timeout, cacertfile, certfile,",
+        ),
         ('ssl_options=None', "unknown parameter 'ssl_options'"),
         ('heartbeat', "'heartbeat' without a value"),
         ('heartbeat=1&heartbeat=2', "'heartbeat' twice"),
         ('heartbeat=soon', 'values? .*heartbeat'),
         ('connection_timeout=soon', "connection_timeout 'soon'"),
+        ('auth_mechanism=magic', "auth_mechanism 'magic' is neither plain nor external"),
+        ('auth_mechanism=external', 'says who we are by our certificate: name that with certfile'),
         ('verify=maybe', "verify 'maybe' is neither verify_peer nor verify_none"),
         ('server_name_indication=.x', "server_name_indication '.x'"),
         ('cacertfile=/nowhere/ca.pem', r"cacertfile '/nowhere/ca.pem' cannot be read \(No such file or directory\)"),

@@ -16,6 +16,7 @@ from crew.exceptions import BrokerRefused, ConnectionError
 from crew.private_node import PrivateNode
 from crew.topology import Binding, Exchange, Queue
 from crew.transports import memory
+from crew.transports import session as session_module
 from crew.transports.addresses import dial
 from crew.transports.base import Channel, Connection, Delivery
 from crew.transports.session import Session
@@ -269,6 +270,21 @@ def test_confirmed_waits_for_the_broker(broker_url: str) -> None:
         await channel.confirmed()
         await other.consume(queue.name, inbox.put, no_ack=True)
         assert [(await inbox.get()).envelope.body for _ in range(100)] == [b'%d' % number for number in range(100)]
+
+    connected(broker_url, body)
+
+
+def test_each_message_is_confirmed_by_itself_if_that_is_asked_for(broker_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        told: asyncio.Queue[tuple[Envelope, str, bool]] = asyncio.Queue()
+        channel = await connection.open_channel(on_confirm=lambda *what: told.put_nowait(what))
+        queue = await private_queue(channel)
+        sent = [Envelope(body=b'%d' % number) for number in range(100)]
+        for envelope in sent:
+            channel.publish(envelope, queue.name)
+        heard = [await asyncio.wait_for(told.get(), 10) for _ in sent]
+        # RabbitMQ may confirm them in any order.
+        assert sorted(heard, key=lambda what: int(what[0].body)) == [(envelope, queue.name, True) for envelope in sent]
 
     connected(broker_url, body)
 
@@ -1093,6 +1109,81 @@ def test_a_session_tries_the_next_url(broker_url: str) -> None:
         session = Session([dead, broker_url], dial, prepare, lambda reason: None)
         session.start()
         await asyncio.wait_for(session.wait_ready(), 10)
+        await session.close()
+
+    asyncio.run(run())
+
+
+def test_a_session_tries_the_next_url_at_once_and_does_not_wait_for_who_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, 'SETTLED', 0.0)
+    monkeypatch.setattr(session_module, 'HASTE', 0.1)
+    monkeypatch.setattr(session_module, 'FIRST_PAUSE', 60.0)
+
+    async def run() -> None:
+        dialled: list[str] = []
+        connections: list[Stub] = []
+
+        async def dial_stub(url: str) -> Any:
+            dialled.append(url)
+            if url == 'amqp://silent':
+                await asyncio.sleep(60)
+            connections.append(Stub())
+            return connections[-1]
+
+        async def prepare(connection: Any) -> None:
+            pass
+
+        session = Session(['amqp://a', 'amqp://silent', 'amqp://b'], dial_stub, prepare, lambda reason: None)
+        session.start()
+        await asyncio.wait_for(session.wait_ready(), 5)
+        for lost in range(3):
+            connections[lost].on_close(ConnectionError('cut'))
+            await asyncio.wait_for(_until(lambda lost=lost: len(connections) == lost + 2 and session.ready), 5)
+        assert [url.rpartition('/')[2] for url in dialled] == ['a', 'silent', 'b', 'a', 'silent', 'b']
+        await session.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ('answers', 'refused'),
+    [('RR', True), ('RDRR', True), ('RDRD+', False), ('DR+', False), ('+RRRR+', False)],
+)
+def test_a_session_is_refused_when_all_urls_refuse_it_before_any_has_taken_it(
+    answers: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R is a node that refuses, D one that is down, + one that takes us."""
+    monkeypatch.setattr(session_module, 'FIRST_PAUSE', 0.001)
+    monkeypatch.setattr(session_module, 'LONGEST_PAUSE', 0.001)
+
+    async def run() -> None:
+        to_come = list(answers)
+        connections: list[Stub] = []
+
+        async def dial_stub(url: str) -> Any:
+            answer = to_come.pop(0)
+            if answer == 'R':
+                raise BrokerRefused('who are you?')
+            if answer == 'D':
+                raise ConnectionError('down')
+            connections.append(Stub())
+            return connections[-1]
+
+        async def prepare(connection: Any) -> None:
+            if to_come:
+                # When it is in use.
+                asyncio.get_running_loop().call_later(0.05, connection.on_close, ConnectionError('cut'))
+
+        session = Session(['amqp://a', 'amqp://b'], dial_stub, prepare, lambda reason: None)
+        session.start()
+        if refused:
+            with pytest.raises(BrokerRefused):
+                await asyncio.wait_for(session.wait_ready(), 5)
+        else:
+            await asyncio.wait_for(_until(lambda: not to_come and session.ready), 5)
+        assert not to_come
         await session.close()
 
     asyncio.run(run())

@@ -57,7 +57,7 @@ class Engine:
         name: str = 'crew-client',
     ) -> None:
         self.counters = counters or Counters()
-        self.caller = Caller(loop, queues, self.counters)
+        self.caller = Caller(loop, queues, self.counters, several=len(urls) > 1)
         self.subscriptions = Subscriptions(self.counters, on_publication)
         self.consumers = Consumers(loop)
         self._loop = loop

@@ -11,12 +11,14 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection as PikaConnection
 from pika.channel import Channel as PikaChannel
+from pika.credentials import ExternalCredentials
 from pika.exceptions import (
     AMQPError,
     AuthenticationError,
@@ -35,7 +37,7 @@ from crew.topology import Binding, Exchange, Queue
 from crew.transports import tls
 from crew.transports.acks import Acks
 from crew.transports.addresses import safe_url
-from crew.transports.base import Delivery, OnClosed, OnDelivery, OnReturn
+from crew.transports.base import Delivery, OnClosed, OnConfirm, OnDelivery, OnReturn
 from crew.transports.frames import (
     Delivered,
     decode_delivery,
@@ -45,6 +47,7 @@ from crew.transports.frames import (
     frame_size,
     undecodable_header,
 )
+from crew.transports.pulse import Pulse
 from crew.transports.services import AsyncioServices
 
 __all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters']
@@ -107,6 +110,8 @@ def parameters(url: str, name: str = 'crew') -> pika.URLParameters:
         raise ValueError(f'bad AMQP URL {safe_url(url)!r}: a value among those of {names} cannot be used') from error
     if parts.scheme == 'amqps':
         result.ssl_options = pika.SSLOptions(*tls.client_context(options, parts.hostname))
+    if options.get('auth_mechanism') == 'external':
+        result.credentials = ExternalCredentials()
     result.connection_attempts = 1
     result.retry_delay = 0
     result.client_properties = {
@@ -306,25 +311,33 @@ class AsyncioConnection:
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self._closed = asyncio.Event()
         self._url = url
-        self._channels: set[AsyncioChannel] = set()
+        self._channels: dict[AsyncioChannel, None] = {}  # a set in order
         self._pika = connection
         self._services = services
+        self._blocked = False
+        loop = asyncio.get_running_loop()
+        self._pulse = Pulse(loop, lambda: services.heard, self._ask_for_life, self._silent)
         connection.add_on_close_callback(lambda _, error: self._lost(error))
-        connection.add_on_connection_blocked_callback(lambda *_: self.on_blocked(True))
-        connection.add_on_connection_unblocked_callback(lambda *_: self.on_blocked(False))
+        connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(False))
 
     async def open_channel(
         self,
         *,
         prefetch: int = 0,
         confirm: bool = False,
+        on_confirm: OnConfirm | None = None,
         on_return: OnReturn | None = None,
         on_closed: OnClosed | None = None,
     ) -> 'AsyncioChannel':
         """Open a channel; see the port."""
-        channel = AsyncioChannel(self._on_channel_closed, on_return, on_closed)
-        self._channels.add(channel)
-        await channel.open(self._pika, prefetch, confirm)
+        channel = AsyncioChannel(self._on_channel_closed, on_confirm, on_return, on_closed)
+        self._channels[channel] = None
+        try:
+            await channel.open(self._pika, prefetch, confirm or on_confirm is not None)
+        except CrewError:
+            self._channels.pop(channel, None)
+            raise
         return channel
 
     async def ensure(self, *shared: Queue | Exchange) -> None:
@@ -382,19 +395,37 @@ class AsyncioConnection:
             # A broker that does not answer, not even this.
             self._services.abort()
 
+    # Whether it is alive
+
+    def _ask_for_life(self) -> bool:
+        # While the broker has an alarm, it does not read.
+        asked = None if self._blocked else next((channel for channel in self._channels if channel.is_open), None)
+        if asked is not None:
+            asked.ask_for_life()
+        return asked is not None
+
+    def _silent(self, seconds: float) -> None:
+        if not self._blocked:
+            self._services.abort(f'the broker was asked, and said nothing for {seconds:.0f} s')
+
     # From pika
+
+    def _set_blocked(self, blocked: bool) -> None:
+        self._blocked = blocked
+        self.on_blocked(blocked)
 
     def _lost(self, error: BaseException) -> None:
         self._closed.set()
+        self._pulse.stop()
         reason = ConnectionError(f'the connection to the broker at {safe_url(self._url)} was lost: {_words(error)}')
         reason.__cause__ = error
-        channels, self._channels = self._channels, set()
+        channels, self._channels = self._channels, {}
         for channel in channels:
             channel.lost(reason)
         self.on_close(reason)
 
     def _on_channel_closed(self, channel: 'AsyncioChannel', reason: Exception, unexpected: bool, heard: bool) -> None:
-        self._channels.discard(channel)
+        self._channels.pop(channel, None)
         if not unexpected or not self._pika.is_open:
             return
         if channel.on_closed is not None:
@@ -412,6 +443,7 @@ class AsyncioChannel:
     def __init__(
         self,
         report: Callable[['AsyncioChannel', Exception, bool, bool], None],
+        on_confirm: OnConfirm | None,
         on_return: OnReturn | None,
         on_closed: OnClosed | None,
     ) -> None:
@@ -419,6 +451,8 @@ class AsyncioChannel:
         self._loop = asyncio.get_running_loop()
         self._report = report
         self._on_return = on_return
+        self._on_confirm = on_confirm
+        self._outstanding: dict[int, tuple[Envelope, str]] = {}
         self._waiting: set[asyncio.Future[Any]] = set()
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
         self._published = 0
@@ -449,6 +483,16 @@ class AsyncioChannel:
         if confirm:
             self._confirm = True
             await self._ask(lambda done: self._pika.confirm_delivery(self._confirmation, callback=done))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return self._error is None and not self._closing and self._pika.is_open
+
+    def ask_for_life(self) -> None:
+        """Ask the broker for something that means nothing, only to hear from it."""
+        # AMQP 0-9-1, channel.flow: to send what it sends already.
+        self._pika.flow(True, callback=lambda active: None)
 
     # Declaring and consuming
 
@@ -540,7 +584,10 @@ class AsyncioChannel:
         self._connection.publish(self._number, envelope, exchange, routing_key, mandatory)
         if self._confirm:
             self._published += 1
-            self._unconfirmed[self._published] = self._future()
+            if self._on_confirm is not None:
+                self._outstanding[self._published] = envelope, routing_key
+            else:
+                self._unconfirmed[self._published] = self._future()
 
     async def confirmed(self) -> None:
         """Wait for the broker's confirms; see the port."""
@@ -556,8 +603,14 @@ class AsyncioChannel:
         method = frame.method
         tags = [method.delivery_tag]
         if method.multiple:
-            tags = [tag for tag in self._unconfirmed if tag <= method.delivery_tag]
+            # Both are in order.
+            kept = self._unconfirmed if self._on_confirm is None else self._outstanding
+            tags = [*takewhile(lambda tag: tag <= method.delivery_tag, kept)]
         for tag in tags:
+            sent = self._outstanding.pop(tag, None)
+            if sent is not None and self._on_confirm is not None:
+                self._on_confirm(*sent, not isinstance(method, Basic.Nack))
+                continue
             future = self._unconfirmed.pop(tag, None)
             if future is None:
                 continue
@@ -588,6 +641,7 @@ class AsyncioChannel:
         for future in waiting:
             _fail(future, self._error)
         self._unconfirmed.clear()
+        self._outstanding.clear()
         return bool(waiting)
 
     def _closed_by(self, error: BaseException) -> None:
@@ -687,7 +741,7 @@ def _open_error(error: BaseException, url: str) -> Exception:
     if tls_line is not None:
         result = ConnectionError(tls_line)
     elif isinstance(error, (ProbableAuthenticationError, AuthenticationError)):
-        result = BrokerRefused(f'the broker at {where} refused the user name or password: put others into the URL')
+        result = BrokerRefused(f'the broker at {where} refused {_login(url)}')
     elif isinstance(error, ProbableAccessDeniedError) and (limit := _LIMIT.search(str(error))):
         # 530 like the next, but somebody may leave, or the operator allow more.
         result = ConnectionError(f'the broker at {where} takes no more connections: {limit[0]} is reached')
@@ -703,6 +757,13 @@ def _open_error(error: BaseException, url: str) -> Exception:
         result = ConnectionError(f'cannot reach the broker at {where}: {_words(error)}')
     result.__cause__ = error
     return result
+
+
+def _login(url: str) -> str:
+    """Say by what we have told who we are, and what to do if it was not believed."""
+    if tls.split_query(url)[1].get('auth_mechanism') == 'external':
+        return 'to know us by our certificate: it needs rabbitmq_auth_mechanism_ssl, and a user of the name in there'
+    return 'the user name or password: put others into the URL'
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -12,7 +12,7 @@ from typing import Protocol
 from crew.envelope import Envelope
 from crew.topology import Binding, Exchange, Queue
 
-__all__ = ['Channel', 'Connection', 'Delivery', 'OnClosed', 'OnDelivery', 'OnReturn']
+__all__ = ['Channel', 'Connection', 'Delivery', 'OnClosed', 'OnConfirm', 'OnDelivery', 'OnReturn']
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Delivery:
 OnDelivery = Callable[[Delivery], None]
 OnReturn = Callable[[Envelope, str], None]
 OnClosed = Callable[[Exception], None]
+OnConfirm = Callable[[Envelope, str, bool], None]
 
 
 class Channel(Protocol):
@@ -107,6 +108,7 @@ class Connection(Protocol):
         *,
         prefetch: int = 0,
         confirm: bool = False,
+        on_confirm: OnConfirm | None = None,
         on_return: OnReturn | None = None,
         on_closed: OnClosed | None = None,
     ) -> Channel:
@@ -115,6 +117,8 @@ class Connection(Protocol):
         Args:
             prefetch: how many deliveries each new consumer may hold unacknowledged; 0 is any number.
             confirm: whether the broker confirms what is published.
+            on_confirm: asks for confirms, too, and gets each message with its routing key and whether the broker has
+                it. If not, no queue has it, and it may be published again. Use this or :meth:`Channel.confirmed`.
             on_return: gets messages that were published as mandatory and that no queue took, with their routing key.
             on_closed: told the reason when the broker closes this channel alone, or cancels a consumer of it because
                 the queue is gone (the channel is then closed). Without it the whole connection is closed, to be made

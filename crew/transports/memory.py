@@ -53,7 +53,7 @@ from crew.memory_broker import (
 from crew.topology import Binding, Exchange, Queue
 from crew.transports.addresses import MEMORY, safe_url
 from crew.transports.alarm import SLACK, Alarm
-from crew.transports.base import Delivery, OnClosed, OnDelivery, OnReturn
+from crew.transports.base import Delivery, OnClosed, OnConfirm, OnDelivery, OnReturn
 
 __all__ = ['MemoryChannel', 'MemoryConnection', 'SharedBroker', 'broker', 'dial', 'forget']
 
@@ -329,15 +329,17 @@ class MemoryConnection:
         *,
         prefetch: int = 0,
         confirm: bool = False,
+        on_confirm: OnConfirm | None = None,
         on_return: OnReturn | None = None,
         on_closed: OnClosed | None = None,
     ) -> 'MemoryChannel':
         """Open a channel; see the port."""
         if self._lost is not None:
             raise ConnectionError(f'the connection to the broker is gone: {self._lost}')
+        confirm = confirm or on_confirm is not None
         open_wire = partial(self._shared.core.open_channel, self.wire, prefetch=prefetch, confirm=confirm)
         wire = self.run(open_wire)
-        channel = self._channels[wire] = MemoryChannel(self, wire, confirm, on_return, on_closed)
+        channel = self._channels[wire] = MemoryChannel(self, wire, confirm, on_confirm, on_return, on_closed)
         await channel.answer()
         return channel
 
@@ -454,12 +456,15 @@ class MemoryChannel:
         connection: MemoryConnection,
         wire: BrokerChannel,
         confirm: bool,
+        on_confirm: OnConfirm | None,
         on_return: OnReturn | None,
         on_closed: OnClosed | None,
     ) -> None:
         self._connection = connection
         self._wire = wire
         self._confirm = confirm
+        self._on_confirm = on_confirm
+        self._outstanding: deque[tuple[Envelope, str]] = deque()
         self._on_return = on_return
         self._on_closed = on_closed
         self._consumers: dict[str, OnDelivery] = {}
@@ -535,6 +540,8 @@ class MemoryChannel:
         self._connection.run(partial(publish, self._wire, carried, routing_key, exchange=exchange, mandatory=mandatory))
         if self._confirm:
             self._published += 1
+            if self._on_confirm is not None:
+                self._outstanding.append((envelope, routing_key))
 
     async def confirmed(self) -> None:
         """Wait for the broker's confirms; see the port."""
@@ -576,7 +583,10 @@ class MemoryChannel:
                 delivery = Delivery(event.envelope, event.tag, event.redelivered, self)
                 self._consumers[event.consumer_tag](delivery)
         elif isinstance(event, Confirmed):
-            self._confirmed = event.number
+            confirmed, self._confirmed = self._confirmed, event.number
+            if self._on_confirm is not None:
+                for _ in range(confirmed, event.number):
+                    self._on_confirm(*self._outstanding.popleft(), True)
             while self._unconfirmed and self._unconfirmed[0][0] <= event.number:
                 _settle(self._unconfirmed.popleft()[1])
         elif isinstance(event, Done):

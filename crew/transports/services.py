@@ -7,6 +7,7 @@ company (docs/architecture.md, Speed). Everything else is asyncio's own socket a
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -25,6 +26,9 @@ TLS_ALERT = b'\x15\x03'
 
 #: The most that is read at once, in bytes.
 READ = 256 * 1024
+
+#: How many turns of the loop the end of a connection that was never made may take.
+CLOSED_WITHIN = 10
 
 
 # While a forked child holds a connection open, the broker does not notice that its owner has died.
@@ -60,10 +64,15 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         reason = self._made.reason if self._made is not None else None
         return reason if isinstance(reason, (ssl.SSLError, SpeaksTls)) else None
 
-    def abort(self) -> None:
+    @property
+    def heard(self) -> float:
+        """When something last came from the broker, on the loop's clock."""
+        return self._made.heard if self._made is not None else -math.inf
+
+    def abort(self, reason: str = 'we gave it up') -> None:
         """Cut the stream, whatever its other end does."""
         if self._made is not None:
-            self._made.cut(ConnectionAbortedError('we gave it up'))
+            self._made.cut(ConnectionAbortedError(reason))
 
     def get_native_ioloop(self) -> asyncio.AbstractEventLoop:
         """Return the loop."""
@@ -133,7 +142,15 @@ class AsyncioServices(nbio_interface.AbstractIOServices):
         stream = self._made = _Stream(self._loop, protocol_factory())
         name = server_hostname if ssl_context else None
         _sockets.add(sock)
-        await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
+        try:
+            await self._loop.create_connection(lambda: stream, sock=sock, ssl=ssl_context, server_hostname=name)
+        except BaseException:
+            # asyncio closes the socket some turns of the loop later, and there may be none.
+            for _ in range(CLOSED_WITHIN):
+                if sock.fileno() < 0:
+                    break
+                await asyncio.sleep(0)
+            raise
         return stream, stream.get_protocol()
 
 
@@ -168,7 +185,7 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._pending: list[bytes | memoryview] = []
         self._late: list[Callable[[], None]] = []
         self._flushing = False
-        self._heard = False
+        self.heard = -math.inf
         self.reason: Exception | None = None
 
     @property
@@ -187,11 +204,10 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
 
     def buffer_updated(self, nbytes: int) -> None:
         data = bytes(self._buffer[:nbytes])
-        if not self._heard:
-            self._heard = True
-            if data.startswith(TLS_ALERT):
-                self.cut(SpeaksTls('the peer speaks TLS'))
-                return
+        first, self.heard = self.heard == -math.inf, self._loop.time()
+        if first and data.startswith(TLS_ALERT):
+            self.cut(SpeaksTls('the peer speaks TLS'))
+            return
         try:
             self._protocol.data_received(data)
         except Exception as error:

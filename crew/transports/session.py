@@ -6,11 +6,13 @@ The wait grows and is jittered, so that a broker that comes back is not met by e
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from crew.exceptions import BrokerRefused, ConnectionError, CrewError
+from crew.transports.addresses import safe_url
 from crew.transports.base import Connection
 
 __all__ = ['Session']
@@ -24,6 +26,12 @@ LONGEST_PAUSE = 5.0
 #: How long declaring and consuming may take, in seconds.
 PREPARED_WITHIN = 30.0
 
+#: How long opening a connection may take while there are other URLs to be tried, in seconds.
+HASTE = 3.0
+
+#: A connection that was in use for so long was a good one, so its loss is no reason to wait, in seconds.
+SETTLED = 2.0
+
 Dial = Callable[[str], Awaitable[Connection]]
 Prepare = Callable[[Connection], Awaitable[None]]
 
@@ -32,7 +40,8 @@ class Session:
     """A connection that comes back.
 
     Args:
-        urls: the brokers of a cluster, tried in turn.
+        urls: the nodes of a cluster, tried in turn: after a loss the next one at once, and a pause only when all have
+            failed.
         dial: opens a connection to one of them.
         prepare: called with each new connection; when it returns, the connection is in use.
         on_lost: called with the reason whenever a connection that was handed to ``prepare`` is gone.
@@ -88,31 +97,53 @@ class Session:
             self._refused.cancel()
 
     async def _keep(self) -> None:
-        pause, attempt, used = FIRST_PAUSE, 0, False
+        pause, turn, failures = FIRST_PAUSE, 0, 0
+        refusals: float = 0  # one after the other, before the first connection
+        loop, several = asyncio.get_running_loop(), len(self._urls) > 1
         while True:
-            url = self._urls[attempt % len(self._urls)]
-            attempt += 1
+            url = self._urls[turn % len(self._urls)]
+            turn += 1
+            began = loop.time()
+            # The first time round, a node that accepts connections and says nothing must not keep us from the others.
+            hasty = several and failures < len(self._urls)
             try:
-                await self._use(url)
-                pause, used = FIRST_PAUSE, True
+                await self._use(url, hasty)
+                pause, refusals = FIRST_PAUSE, -math.inf
+                failures = 0 if several and loop.time() > began + SETTLED else failures + 1
             except BrokerRefused as error:
-                if not used and self._refused is not None and attempt >= len(self._urls):
+                failures += 1
+                refusals += 1
+                # All of them: a node that is just leaving its cluster does not know the users any more.
+                if refusals == len(self._urls) and self._refused is not None:
                     self._refused.set_exception(error)
                     # Also when nobody asks: the loop must not complain of an exception never retrieved.
                     self._refused.exception()
                     return
                 log.error('the broker refuses us: %s; trying again in about %.1f s', error, pause)
             except (CrewError, OSError) as error:
-                log.warning('%s; trying again in about %.1f s', error, pause)
+                failures, refusals = failures + 1, min(refusals, 0)
+                log.warning('%s; trying %s', error, self._when(failures, pause))
             except Exception:  # the edge of the task: whatever it is, the next connection may do without it
-                log.exception('connecting failed; trying again in about %.1f s', pause)
-            if attempt % len(self._urls) == 0:
+                failures, refusals = failures + 1, min(refusals, 0)
+                log.exception('connecting failed; trying %s', self._when(failures, pause))
+            if failures and failures % len(self._urls) == 0:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _use(self, url: str) -> None:
+    def _when(self, failures: int, pause: float) -> str:
+        return 'the next URL' if failures % len(self._urls) else f'again in about {pause:.1f} s'
+
+    async def _connect(self, url: str, hasty: bool) -> Connection:
+        if not hasty:
+            return await self._dial(url)
+        try:
+            return await asyncio.wait_for(self._dial(url), HASTE)
+        except asyncio.TimeoutError:
+            raise ConnectionError(f'no answer from the broker at {safe_url(url)} within {HASTE:g} s') from None
+
+    async def _use(self, url: str, hasty: bool) -> None:
         """Connect and return when the connection, once in use, is lost."""
-        connection = await self._dial(url)
+        connection = await self._connect(url, hasty)
         lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
         def on_close(reason: Exception) -> None:

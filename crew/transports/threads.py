@@ -17,6 +17,9 @@ __all__ = ['LoopThread', 'start_native']
 
 log = logging.getLogger(__name__)
 
+#: How long what is still under way, such as a connection that is being made, may take to end, in seconds.
+ENDED_WITHIN = 1.0
+
 
 def start_native(run: Callable[[], None], name: str) -> None:
     """Run something in a new thread of the operating system, whatever has been patched; the process may end before it.
@@ -109,6 +112,7 @@ class LoopThread:
         loop.call_soon(self._obey)
         try:
             loop.run_forever()
+            loop.run_until_complete(_end_tasks())
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             asyncio.set_event_loop(None)
@@ -123,3 +127,15 @@ class LoopThread:
                 work()
             except Exception:  # one piece of work must not keep the others from being done
                 log.exception('something posted to the thread %s failed', self._name)
+
+
+async def _end_tasks() -> None:
+    """Cancel what is still under way on this loop, and see it end: it would leave its sockets open."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        ended, _ = await asyncio.wait(tasks, timeout=ENDED_WITHIN)
+        for task in ended:
+            # Seen, so that the loop does not complain that nobody looked.
+            _ = task.cancelled() or task.exception()

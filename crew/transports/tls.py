@@ -2,7 +2,8 @@
 
 ``amqps://host/?cacertfile=/ca.pem&certfile=/me.pem&keyfile=/me.key&verify=verify_peer&server_name_indication=name``,
 see https://www.rabbitmq.com/docs/uri-query-parameters. Without any of them the broker's certificate must come from a CA
-that the system trusts, and be for the host of the URL. Nothing here knows pika, except which parameters it reads.
+that the system trusts, and be for the host of the URL. With ``auth_mechanism=external`` the own certificate says who we
+are, and the URL has no user and no password. Nothing here knows pika, except which parameters it reads.
 """
 
 import logging
@@ -17,7 +18,7 @@ __all__ = ['SpeaksTls', 'client_context', 'explain', 'split_query', 'warn_unveri
 
 log = logging.getLogger(__name__)
 
-TLS_PARAMETERS = ('cacertfile', 'certfile', 'keyfile', 'verify', 'server_name_indication')
+TLS_PARAMETERS = ('cacertfile', 'certfile', 'keyfile', 'verify', 'server_name_indication', 'auth_mechanism')
 
 # RabbitMQ's, in milliseconds; pika has it as socket_timeout, in seconds.
 CONNECTION_TIMEOUT = 'connection_timeout'
@@ -126,6 +127,11 @@ def client_context(options: Mapping[str, str], host: str) -> tuple[ssl.SSLContex
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     _load_own_certificate(context, options)
+    mechanism = options.get('auth_mechanism', 'plain')
+    if mechanism not in ('plain', 'external'):
+        raise ValueError(f'auth_mechanism {mechanism!r} is neither plain nor external: choose one of them')
+    if mechanism == 'external' and 'certfile' not in options:
+        raise ValueError('auth_mechanism external says who we are by our certificate: name that with certfile')
     name = options.get('server_name_indication', host)
     try:
         # Names are checked where a session begins, which would be at every attempt to connect.

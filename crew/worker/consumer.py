@@ -120,6 +120,7 @@ class Consumer:
         self._free_slots = list(reversed(range(settings.slots)))
         self._runs: dict[Held, Run] = {}
         self._held: dict[Run, Held] = {}
+        self._late: list[tuple[Run, Envelope]] = []
         self._reports: deque[tuple[Run, Outcome]] = deque()
         self._reporting = False
         self._alarm = Alarm(self._loop, self._tick)
@@ -166,6 +167,8 @@ class Consumer:
             stopping.cancel()
             connected.cancel()
             self._alarm.stop()
+            for late, _ in self._late:
+                log.warning('the answer to %s was dropped: there was no connection any more', late.text)
             await self._session.close()
 
     async def wait_ready(self) -> None:
@@ -201,6 +204,7 @@ class Consumer:
         inbox = topology.inbox()
         await channel.declare(inbox)
         await channel.consume(inbox.name, self._told, no_ack=True)
+        self._send_late(channel)
         # A call that comes while the other queues are being consumed may hold the interpreter: then it is too late.
         self._clock.set_inbox(inbox.name)
         self._deliveries.inbox = inbox.name
@@ -313,12 +317,20 @@ class Consumer:
     def _answer_late(self, run: Run, held: Held, outcome: Outcome) -> None:
         """Answer on another connection than the call came by: its caller may be connected still, and wait."""
         unanswered = held.state is State.RUNNING and outcome is not None and not held.answering
-        if self._channel is None or not held.call.reply_to or not unanswered:
+        if not held.call.reply_to or not unanswered:
             log.warning('the answer to %s was dropped: the connection was lost while it ran', run.text)
             return
         assert outcome is not None
-        self._channel.publish(self._encoded(held, outcome), held.call.reply_to, mandatory=True)
-        log.info('%s was answered on a new connection: the one it came by was lost', run.text)
+        # No more than there are slots, for nothing is taken without a connection.
+        self._late.append((run, self._encoded(held, outcome)))
+        if self._channel is not None:
+            self._send_late(self._channel)
+
+    def _send_late(self, channel: Channel) -> None:
+        late, self._late = self._late, []
+        for run, envelope in late:
+            channel.publish(envelope, run.call.reply_to, mandatory=True)
+            log.info('%s was answered on a new connection: the one it came by was lost', run.text)
 
     # Carrying out what was decided
 

@@ -169,8 +169,11 @@ def _watch_signals() -> int:
 def _kept_signals() -> Iterator[None]:
     """Take back the signals that an application makes its own as it is loaded: its handlers would end what runs."""
     ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    # It can only be asked for by setting another; what comes just then must wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     yield
     for number, handler in ours.items():
         if signal.getsignal(number) is not handler:

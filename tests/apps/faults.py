@@ -37,6 +37,12 @@ def sleep(query: dict[str, str]) -> None:
         time.sleep(0.01)
 
 
+def wait(query: dict[str, str]) -> None:
+    """Sleep until there is a file."""
+    while not Path(query['file']).exists():
+        time.sleep(0.01)
+
+
 def spin(query: dict[str, str]) -> None:
     """Compute for ever."""
     while True:
@@ -127,6 +133,7 @@ def speak(query: dict[str, str]) -> None:
 BEHAVIOURS = {
     '/': lambda query: None,
     '/sleep': sleep,
+    '/wait': wait,
     '/spin': spin,
     '/compute': compute,
     '/clean': clean,

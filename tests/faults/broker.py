@@ -98,7 +98,7 @@ def stop_briefly(stage: Stage) -> None:
     'broker: kill -STOP for 20 s, heartbeat 2 s',
     node={'heartbeat': 2},
     statuses={502, 503},
-    longest=15.0,
+    longest=17.0,
     recovers=15.0,
 )
 def stop_long(stage: Stage) -> None:

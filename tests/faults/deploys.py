@@ -24,7 +24,7 @@ def replace(stage: Stage) -> None:
         version.await_only('2')
 
 
-@scenario('deploy: kill -HUP', recovers=0.0, longest=3.0, short=True)
+@scenario('deploy: kill -HUP', recovers=0.0, longest=3.0)
 def reload(stage: Stage) -> None:
     """The supervisor replaces its processes one by one by such that have loaded the new version. Nobody notices."""
     version = Version(stage, '1')

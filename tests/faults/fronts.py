@@ -59,7 +59,7 @@ def kill_only(stage: Stage) -> None:
 
 @scenario('front: SIGTERM, another one on the same socket', recovers=0.0, longest=3.0, short=True)
 def hand_over(stage: Stage) -> None:
-    """Fronts are replaced, five times, on one listening socket that is opened for them (``--bind fd:``, or systemd's).
+    """Fronts are replaced, three times, on one listening socket that is opened for them (``--bind fd:``, or systemd's).
 
     No connection is refused, no request is lost.
     """
@@ -69,7 +69,7 @@ def hand_over(stage: Stage) -> None:
         stage.front(*bind, files=files)
         stage.worker('--threads', '2', processes=2)
         with stage.load(settle=0.3), _connects(stage):
-            for _ in range(5):
+            for _ in range(3):
                 with stage.fault():
                     stage.front(*bind, files=files)
                     stage.check(stage.fronts[-2].terminate() == 0, 'a front has abandoned something')

@@ -87,9 +87,9 @@ class Proxy:
         return int(self._do(reset()))
 
     def refuse(self) -> None:
-        """Reset all connections and listen no more, until :meth:`admit`."""
-        self.reset()
+        """Listen no more, until :meth:`admit`, and reset all connections: who comes back at once is refused."""
         self._do(self._unlisten())
+        self.reset()
 
     def admit(self) -> None:
         """Listen again, on the same port."""

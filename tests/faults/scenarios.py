@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ['Scenario', 'all_scenarios', 'scenario']
 
 #: Where scenarios are, in the order of the table.
-MODULES = ('workers', 'fronts', 'deploys', 'broker', 'network', 'clients', 'overload', 'soak')
+MODULES = ('workers', 'fronts', 'deploys', 'broker', 'network', 'clients', 'overload', 'cluster', 'soak')
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,20 +201,25 @@ class Stage:
         self.at_close.close()
 
     def _check_broker(self) -> None:
+        # A quorum queue tells its numbers anew every five seconds.
+        deadline = time.monotonic() + 8.0
         try:
-            lines = self.broker.ctl('list_queues', 'name', 'messages', 'consumers', '--no-table-headers').splitlines()
+            while (left := list(self._left_over())) and time.monotonic() < deadline:
+                time.sleep(0.5)
         except NodeError as error:
-            self.complain(f'the broker does not tell its queues: {error}')
-            return
-        ours = f'crew.tasks.{self.queue}'
+            left = [f'the broker does not tell its queues: {error}']
+        for text in left:
+            self.complain(text)
+
+    def _left_over(self) -> Iterator[str]:
+        lines = self.broker.ctl('list_queues', 'name', 'messages', 'consumers', '--no-table-headers').splitlines()
         for line in lines:
             name, messages, consumers = line.split('\t')
-            if name == ours:
-                self.check(
-                    messages == '0' and consumers == '0', f'{name} has {messages} messages, {consumers} consumers'
-                )
-            elif not name.startswith('crew.tasks.'):
-                self.complain(f'the private queue {name} is left over')
+            if name == f'crew.tasks.{self.queue}':
+                if (messages, consumers) != ('0', '0'):
+                    yield f'{name} has {messages} messages, {consumers} consumers'
+            elif name.startswith('crew.') and not name.startswith('crew.tasks.'):
+                yield f'the private queue {name} is left over'
 
     def _await_calm(self) -> None:
         """Wait until every answer of the last second was 200, but not for ever."""

@@ -81,7 +81,7 @@ def _kill_running(stage: Stage, *arguments: str) -> None:
     _check_second_runs(stage)
 
 
-@scenario('worker: its supervisor is killed', longest=5.0, recovers=0.0, short=True)
+@scenario('worker: its supervisor is killed', longest=5.0, recovers=0.0)
 def kill_supervisor(stage: Stage) -> None:
     """The supervisor of two processes is killed. They finish what they run, put back the rest, and end."""
     stage.front()
@@ -287,7 +287,7 @@ def _serves(stage: Stage, pid: int) -> bool:
 # Meddling
 
 
-@scenario('worker: raises what is no Exception, floods the log', doomed={200, 500}, recovers=0.0, short=True)
+@scenario('worker: raises what is no Exception, floods the log', doomed={200, 500}, recovers=0.0)
 def raise_all(stage: Stage) -> None:
     """``SystemExit``, ``KeyboardInterrupt``, ``MemoryError`` and ``RecursionError`` are 500 and end nothing."""
     _raise_all(stage)
