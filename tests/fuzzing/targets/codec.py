@@ -13,11 +13,12 @@ from crew.envelope import Envelope
 from crew.exceptions import ProtocolError
 from crew.messages import Call, DeadLetter, Failure, Message, Reply
 from crew.topology import priority_level
-from crew.transports.asyncio import _envelope, _properties
+from crew.transports.asyncio import _envelope
+from crew.transports.frames import encode_content
 from tests.fuzzing.bounds import assert_line, quick, weight
 from tests.fuzzing.choices import Choices
 
-__all__ = ['check', 'examine', 'seeds']
+__all__ = ['check', 'encoded_properties', 'examine', 'over_the_wire', 'seeds']
 
 TYPES = ['call', 'reply', 'chunk', 'credit', 'reset', 'error', 'accept', 'go', 'stop', 'cancel', 'returned']
 TYPES += ['publication', '', 'CALL']
@@ -96,9 +97,15 @@ def _without_death(envelope: Envelope) -> dict[str, Any]:
     return {name: value for name, value in envelope.headers.items() if name != 'x-death'}
 
 
+def encoded_properties(envelope: Envelope) -> bytes:
+    """Return the flags and properties of an envelope as they are sent, in the first frame of its content."""
+    header, properties, *_ = encode_content(1, envelope, FRAME)
+    return bytes(header[-2:]) + bytes(properties)
+
+
 def over_the_wire(envelope: Envelope) -> Envelope:
-    """Return an envelope as it arrives, through pika's own bytes."""
-    encoded = b''.join(_properties(envelope).encode())
+    """Return an envelope as it arrives, through our bytes and pika's reading."""
+    encoded = encoded_properties(envelope)
     assert len(encoded) < FRAME, 'it would cost the connection'
     properties = BasicProperties()
     properties.decode(encoded)

@@ -3,14 +3,16 @@
 import struct
 from typing import Any
 
-from pika.frame import Header
-from pika.spec import BasicProperties
+from pika.frame import Body, Header, Method
+from pika.spec import Basic, BasicProperties
 
 from crew import codec
+from crew.envelope import Envelope
 from crew.messages import Accept, Call, Cancel, Chunk, Credit, Failure, Go, Publication, Reply, Reset, Returned, Stop
-from crew.transports.asyncio import _Dialled, _envelope, _properties
+from crew.transports.asyncio import _Dialled, _envelope
+from crew.transports.frames import decode_delivery
 from tests.fuzzing.bounds import quick, weight
-from tests.fuzzing.targets.codec import examine, over_the_wire
+from tests.fuzzing.targets.codec import encoded_properties, examine, over_the_wire
 
 __all__ = ['check', 'seeds']
 
@@ -18,6 +20,8 @@ __all__ = ['check', 'seeds']
 FRAME_HEAD = struct.Struct('>BHL')
 CONTENT_HEAD = struct.Struct('>HHQ')
 HEADER, BASIC, FRAME_END = 2, 60, b'\xce'
+
+METHOD = Method(1, Basic.Deliver('ctag', 1, False, '', 'queue')).marshal()
 
 
 def check(data: bytes) -> None:
@@ -30,7 +34,22 @@ def check(data: bytes) -> None:
         for text in (envelope.type, envelope.correlation_id, envelope.reply_to, envelope.content_type)
     )
     assert weight(dict(envelope.headers)) < 200 * len(data) + 10_000
+    read = _read_at_once(head, envelope.body)
+    # It may leave it to pika, but must not read anything else.
+    assert read is None or read == envelope
     examine(envelope)
+
+
+def _read_at_once(head: bytes, body: bytes) -> Envelope | None:
+    """Return what is read of a delivery that has come as a whole."""
+    content = CONTENT_HEAD.pack(BASIC, 0, len(body)) + head
+    frames = METHOD + FRAME_HEAD.pack(HEADER, 1, len(content)) + content + FRAME_END
+    if body:
+        frames += Body(1, body).marshal()
+    with quick():
+        delivered = decode_delivery(frames + b'more', 0)
+    assert delivered is None or delivered.end == len(frames)
+    return None if delivered is None else delivered.envelope
 
 
 def _read(head: bytes) -> BasicProperties:
@@ -79,5 +98,5 @@ def seeds() -> list[bytes]:
     for message in messages:
         envelope = codec.encode(message)
         assert over_the_wire(envelope)
-        found.append(bytes([len(envelope.body)]) + b''.join(_properties(envelope).encode()) + envelope.body)
+        found.append(bytes([len(envelope.body)]) + encoded_properties(envelope) + envelope.body)
     return found
