@@ -228,6 +228,7 @@ class _Consumer:
     queue: '_Queue'
     limit: int
     no_ack: bool
+    priority: int = 0
     unacked: int = 0
     gone: bool = False
 
@@ -271,6 +272,13 @@ class _Queue:
     def append(self, message: _Message) -> None:
         self.levels[message.level].append(message)
         self.ready += 1
+
+    def make_free(self, consumer: _Consumer) -> None:
+        """Let a consumer wait for messages, behind those of its priority and before those of a lower one."""
+        place = len(self.free)
+        while place and self.free[place - 1].priority < consumer.priority:
+            place -= 1
+        self.free.insert(place, consumer)
 
     def put_back(self, message: _Message) -> None:
         """Put a message into the place that it had."""
@@ -641,7 +649,16 @@ class MemoryBroker:
 
     # Delivering
 
-    def consume(self, channel: BrokerChannel, queue: str, consumer_tag: str, *, no_ack: bool = False) -> None:
+    def consume(
+        self,
+        channel: BrokerChannel,
+        queue: str,
+        consumer_tag: str,
+        *,
+        no_ack: bool = False,
+        prefetch: int | None = None,
+        priority: int = 0,
+    ) -> None:
         """Start to consume; a queue that does not exist costs the channel.
 
         Args:
@@ -649,14 +666,18 @@ class MemoryBroker:
             queue: its name.
             consumer_tag: the consumer's name, unique on its channel.
             no_ack: whether a delivery counts as acknowledged at once; then there is no limit to them.
+            prefetch: how many deliveries this consumer and those that follow may hold; None: as was said before.
+            priority: those of a lower one get what those of a higher one have no room for.
         """
+        if prefetch is not None:
+            channel._prefetch = prefetch
         found = self._request(channel, queue)
         if found is None:
             return
-        consumer = _Consumer(channel, consumer_tag, found, channel._prefetch, no_ack)
+        consumer = _Consumer(channel, consumer_tag, found, channel._prefetch, no_ack, priority)
         channel._consumers[consumer_tag] = consumer
         found.consumers.append(consumer)
-        found.free.append(consumer)
+        found.make_free(consumer)
         self._run(found)
         self._route_letters()
 
@@ -707,7 +728,7 @@ class MemoryBroker:
             consumer.unacked += 1
             consumer.queue.unacked += 1
         if consumer.has_room:
-            consumer.queue.free.append(consumer)
+            consumer.queue.make_free(consumer)
         self._tell(channel.connection, Delivered(channel, consumer.tag, tag, message.redelivered, message.envelope))
 
     def _free(self, consumer: _Consumer) -> None:
@@ -716,7 +737,7 @@ class MemoryBroker:
         consumer.unacked -= 1
         consumer.queue.unacked -= 1
         if not had_room and not consumer.gone:
-            consumer.queue.free.append(consumer)
+            consumer.queue.make_free(consumer)
 
     def _remove(self, consumer: _Consumer) -> None:
         consumer.gone = True

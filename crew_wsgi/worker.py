@@ -200,8 +200,9 @@ def add_slots(to: argparse.ArgumentParser) -> None:
         '--prefetch',
         type=count,
         metavar='N',
-        help='requests a process may hold (default: as many as it runs at once). More is faster for short requests, '
-        'but those held may wait behind a slow one while another worker is idle',
+        help='requests a process may hold (default: as many as it runs at once, and for as long as requests take less '
+        'than 5 ms, some more, which it gives back when one takes longer). More than it runs at once are held whatever '
+        'they take, and may wait behind a slow one while another worker is idle',
     )
 
 
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         queues=[Terms(options.queue)],
         queue_type=options.queue_type,
         slots=slots,
-        prefetch=options.prefetch or slots,
+        prefetch=options.prefetch,
         limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         name='crew-wsgi-worker',

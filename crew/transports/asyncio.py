@@ -535,14 +535,26 @@ class AsyncioChannel:
         declare = self._pika.queue_declare if isinstance(what, Queue) else self._pika.exchange_declare
         await self._ask(lambda done: declare(what.name, passive=True, callback=done))
 
-    async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        no_ack: bool = False,
+        prefetch: int | None = None,
+        priority: int = 0,
+    ) -> str:
         """Start to consume; see the port."""
         consumer = _Consumer(self, on_delivery, no_ack)
+        arguments = {'x-priority': priority} if priority else None
         tag = ''
 
         def start(done: Callable[[Any], None]) -> None:
             nonlocal tag
-            tag = self._pika.basic_consume(queue, consumer, auto_ack=no_ack, callback=done)
+            tag = self._pika.basic_consume(queue, consumer, auto_ack=no_ack, arguments=arguments, callback=done)
+
+        if prefetch is not None:
+            await self._ask(lambda done: self._pika.basic_qos(prefetch_count=prefetch, callback=done))
 
         await self._ask(start, 'consumer')
         return tag

@@ -56,8 +56,24 @@ class Channel(Protocol):
             ConnectionError: the connection was lost.
         """
 
-    async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        no_ack: bool = False,
+        prefetch: int | None = None,
+        priority: int = 0,
+    ) -> str:
         """Start to consume; return the consumer's tag.
+
+        Args:
+            queue: its name.
+            on_delivery: gets the deliveries.
+            no_ack: whether a delivery counts as acknowledged at once.
+            prefetch: how many this consumer, and those that follow it on the channel, may hold unacknowledged; None:
+                what was said before.
+            priority: consumers of a lower one get what those of a higher one have no room for.
 
         Raises:
             BrokerRefused: we may not.

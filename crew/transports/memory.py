@@ -491,7 +491,15 @@ class MemoryChannel:
         """Ask for a queue, which closes the channel when there is none."""
         await self._ask(partial(self._connection.core.look_up, self._wire, queue))
 
-    async def consume(self, queue: str, on_delivery: OnDelivery, *, no_ack: bool = False) -> str:
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        no_ack: bool = False,
+        prefetch: int | None = None,
+        priority: int = 0,
+    ) -> str:
         """Start to consume; see the port."""
 
         def on_message(delivery: Delivery) -> None:
@@ -505,7 +513,10 @@ class MemoryChannel:
 
         tag = f'ctag{next(self._tags)}'
         self._consumers[tag] = on_message
-        await self._ask(partial(self._connection.core.consume, self._wire, queue, tag, no_ack=no_ack))
+        consume = partial(
+            self._connection.core.consume, self._wire, queue, tag, no_ack=no_ack, prefetch=prefetch, priority=priority
+        )
+        await self._ask(consume)
         return tag
 
     async def cancel(self, consumer_tag: str) -> None:

@@ -153,7 +153,6 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         queues=terms(tasks),
         queue_type=options.queue_type,
         slots=slots,
-        prefetch=slots,
         limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         publishes=True,

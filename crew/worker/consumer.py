@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from crew import codec, topology
@@ -49,6 +50,7 @@ from crew.worker.deliveries import (
     Held,
     Interrupt,
     Limits,
+    Look,
     Ping,
     Publish,
     Replace,
@@ -58,11 +60,15 @@ from crew.worker.deliveries import (
     State,
     Terms,
 )
+from crew.worker.lookahead import LookAhead
 from crew.worker.runs import OnFinished, Outcome, Run, Runner
 
 __all__ = ['Consumer', 'Settings']
 
 log = logging.getLogger(__name__)
+
+#: The priority of the consumer that looks ahead: it gets what no consumer that has a slot can take.
+BEHIND = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +80,9 @@ class Settings:
         queues: the tasks or web applications whose calls are taken.
         queue_type: ``classic``, or ``quorum`` for a cluster.
         slots: how many calls run at once in this process.
-        prefetch: how many deliveries it may hold. What is above ``slots`` is look-ahead: fetched before there is a
-            slot, so it may wait here while another worker is idle. Only for one queue.
+        prefetch: how many deliveries it may hold. What is above ``slots`` is fetched before there is a slot, and may
+            wait here while another worker is idle. Only for one queue. None: as many as ``slots``, and more for as long
+            as runs are short (:mod:`crew.worker.lookahead`).
         limits: of each run.
         graceful_timeout: how long running calls may take when the worker is told to end, in seconds.
         publishes: whether runs may publish to subscribers.
@@ -86,7 +93,7 @@ class Settings:
     queues: Sequence[Terms]
     queue_type: QueueType = 'classic'
     slots: int = 1
-    prefetch: int = 1
+    prefetch: int | None = None
     limits: Limits = field(default_factory=Limits)
     graceful_timeout: float = 28.0
     publishes: bool = False
@@ -95,11 +102,12 @@ class Settings:
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """One shared queue and its consumers: one, and one more for look-ahead."""
+    """One shared queue and its consumers: one, and one more for look-ahead, which may come and go."""
 
     name: str
     terms: Terms
     consumers: list[tuple[Channel, str]] = field(default_factory=list)
+    looking: tuple[Channel, str] | None = None
     paused: bool = False
 
 
@@ -120,7 +128,11 @@ class Consumer:
         several = len(settings.queues) > 1
         # Of several queues, which call is next depends on what their callers say meanwhile.
         ahead = 0 if several else self._runner.ahead
-        self._deliveries = Deliveries(settings.slots, settings.limits, give_back=several, ahead=ahead)
+        look_ahead = LookAhead(settings.slots) if ahead and settings.prefetch is None else None
+        self._deliveries = Deliveries(
+            settings.slots, settings.limits, give_back=several, ahead=ahead, look_ahead=look_ahead
+        )
+        self._window = 0
         self._runs: dict[Held, Run] = {}
         self._held: dict[Run, Held] = {}
         self._late: list[tuple[Run, Envelope]] = []
@@ -215,7 +227,8 @@ class Consumer:
         self._queues = {
             queue.name: _Queue(queue.name, terms) for queue, terms in zip(queues, settings.queues, strict=True)
         }
-        if settings.prefetch > settings.slots:
+        self._window = 0
+        if settings.prefetch is not None and settings.prefetch > settings.slots:
             # Its own channel, so that it can be given back without the deliveries that run.
             ahead = settings.prefetch - settings.slots
             self._ahead = await connection.open_channel(prefetch=ahead, on_return=self._returned)
@@ -227,22 +240,26 @@ class Consumer:
         log.info('taking requests from %s, %d at once', names, settings.slots)
 
     async def _consume(self, queue: _Queue) -> None:
-        for channel in (self._channel, self._ahead):
+        always = (self._channel, self._ahead if self._settings.prefetch is not None else None)
+        for channel in always:
             if channel is not None and not self._ending:
-                tag = await channel.consume(queue.name, lambda delivery: self._arrived(delivery, queue))
+                tag = await channel.consume(queue.name, partial(self._arrived, queue=queue))
                 queue.consumers.append((channel, tag))
 
     @staticmethod
     async def _stop_consuming(queue: _Queue) -> None:
-        while queue.consumers:
-            channel, tag = queue.consumers.pop()
-            await channel.cancel(tag)
+        consumers, queue.consumers = queue.consumers, []
+        looking, queue.looking = queue.looking, None
+        if looking is not None:
+            consumers.append(looking)
+        await asyncio.gather(*(channel.cancel(tag) for channel, tag in consumers))
 
     def _on_lost(self, reason: Exception) -> None:
         running = len(self._deliveries.running)
         if running and not self._ending:
             log.warning('%d running calls cannot be answered any more: the connection was lost', running)
         self._connection = self._channel = self._ahead = self._notes = None
+        self._window = 0
         self._queues = {}
         self._retract()
         for held, run in self._runs.items():
@@ -315,7 +332,8 @@ class Consumer:
             run.input = run.output = None
             if held.orphaned:
                 self._answer_late(run, held, outcome)
-            self._do(self._deliveries.finished(held, outcome, now=time.monotonic()))
+            took = run.ended - run.started
+            self._do(self._deliveries.finished(held, outcome, now=time.monotonic(), took=took))
 
     def _answer_late(self, run: Run, held: Held, outcome: Outcome) -> None:
         """Answer on another connection than the call came by: its caller may be connected still, and wait."""
@@ -359,6 +377,10 @@ class Consumer:
         self._do(self._deliveries.tick(time.monotonic()))
 
     def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Look):
+            self._window = action.window
+            self._spawn(self._look())
+            return
         held = action.held
         if isinstance(action, Publish):
             self._publish(action)
@@ -548,6 +570,36 @@ class Consumer:
         else:
             self._channel.publish(envelope, '', exchange=topology.PUBLICATIONS.name)
 
+    # Looking ahead
+
+    async def _look(self) -> None:
+        """Have as many calls fetched ahead as it was last decided."""
+        for queue in self._queues.values():
+            looking, queue.looking = queue.looking, None
+            if looking is not None:
+                channel, tag = looking
+                await channel.cancel(tag)
+            # What has been decided meanwhile is carried out by whoever comes next.
+            window = self._window
+            if window and not queue.paused and not self._ending:
+                ahead = await self._open_ahead()
+                tag = await ahead.consume(
+                    queue.name, partial(self._arrived, queue=queue), prefetch=window, priority=BEHIND
+                )
+                queue.looking = ahead, tag
+                log.debug('fetching %d calls ahead', window)
+
+    async def _open_ahead(self) -> Channel:
+        if self._connection is None:
+            raise ConnectionError('the connection was lost')
+        if self._notes is None:
+            # Giving back must not take longer than it has to.
+            self._notes = await self._connection.open_channel(confirm=True)
+        if self._ahead is None:
+            # Its own channel, so that it can be given back without the deliveries that run.
+            self._ahead = await self._connection.open_channel(prefetch=1, on_return=self._returned)
+        return self._ahead
+
     # Giving back while others run
 
     @property
@@ -574,7 +626,6 @@ class Consumer:
             if queue is not None and not queue.paused:
                 queue.paused = True
                 await self._stop_consuming(queue)
-        # What came until the broker had stopped.
         await self._put_back(unstarted)
         if self._deliveries.has_room:
             await self._resume([])

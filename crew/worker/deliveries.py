@@ -13,7 +13,7 @@ asking   stop, cancel, caller gone, no answer   acked, dropped
 ready    a slot is free                         running; asking, if it has waited here for long unasked. A worker of
                                                 several queues keeps the slot for a moment if one that came before asks
 ready    cancel                                 acked, dropped
-ready    no slot will soon be free              given back, if the worker takes calls of several queues
+ready    no slot will soon be free              given back, if the worker takes calls of several queues or looks ahead
 ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
 ready    what runs is short                     queued: given to what runs tasks, to begin when a slot is free
 queued   a slot is free                         running, in the order in which they were given
@@ -44,6 +44,9 @@ A broker closes the channel of who holds a delivery for longer than its ``consum
 others, although they run. So what runs for so long is acked before. It keeps its slot, but the broker does not know of
 that any more and sends another call in its place: what has no slot is given back then, as if there were several queues.
 
+While runs are short, more calls are fetched than there are slots (``lookahead``). When one is long, that ends, and
+what has not begun is given back.
+
 Calls are given to what runs tasks before it has a free slot, so that nobody need be woken up between two short ones.
 Which of them have begun follows from the ends that are reported; those that have not can be taken back at any time.
 
@@ -59,6 +62,7 @@ from typing import TypeAlias
 
 from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Reset, Stop
 from crew.transports.base import Delivery
+from crew.worker.lookahead import SHORT, LookAhead
 
 __all__ = [
     'Ack',
@@ -71,6 +75,7 @@ __all__ = [
     'Held',
     'Interrupt',
     'Limits',
+    'Look',
     'Ping',
     'Publish',
     'Replace',
@@ -97,9 +102,6 @@ GIVE_BACK_AFTER = 0.02
 
 #: How often a worker that waits for its caller's own end looks whether that is still there.
 PING_EVERY = 2.0
-
-#: A run that lasts longer is not short, and nothing is to wait behind it.
-SHORT = 0.005
 
 LONGEST_RUN = 86400.0
 
@@ -286,6 +288,13 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Fetch so many calls before there is a slot for them from now on; if 0, none."""
+
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """Give the process up: the run of this delivery does not end."""
 
@@ -293,7 +302,19 @@ class Replace:
 
 
 Action: TypeAlias = (
-    Publish | Ack | AckEarly | Drop | Start | Retract | Interrupt | Cancelled | GiveBack | Republish | Ping | Replace
+    Publish
+    | Ack
+    | AckEarly
+    | Drop
+    | Start
+    | Retract
+    | Interrupt
+    | Cancelled
+    | GiveBack
+    | Republish
+    | Ping
+    | Look
+    | Replace
 )
 
 
@@ -305,9 +326,18 @@ class Deliveries:
         limits: the worker's own limits.
         give_back: whether to give back what cannot be started soon.
         ahead: how many calls may be given to what runs tasks beyond its slots.
+        look_ahead: learns how many may be fetched beyond them; None: what is fetched is not this one's to say.
     """
 
-    def __init__(self, slots: int, limits: Limits, *, give_back: bool = False, ahead: int = 0) -> None:
+    def __init__(
+        self,
+        slots: int,
+        limits: Limits,
+        *,
+        give_back: bool = False,
+        ahead: int = 0,
+        look_ahead: LookAhead | None = None,
+    ) -> None:
         self.inbox = ''
         self._slots = slots
         self._limits = limits
@@ -315,6 +345,7 @@ class Deliveries:
         self._asking: dict[Key, Held] = {}
         self._ready: deque[Held] = deque()
         self._ahead = ahead
+        self._look = look_ahead
         self._queued: dict[Key, Held] = {}
         self._running: dict[Key, Held] = {}
         self._orphans: set[Held] = set()
@@ -426,8 +457,12 @@ class Deliveries:
                     actions.append(self._say_accept(held, now))
                 self._begin(held, now)
             actions.append(Start(held))
-        if self._gives_back and self._ready and not self._draining and not self._free:
-            actions += self._give_back_late(now)
+        if self._ready and not self._draining and not self._free:
+            if self._gives_back:
+                actions += self._give_back_late(now)
+            elif self._look is not None:
+                # Not now: what runs may have ended, and not be reported yet.
+                self._soonest = min(self._soonest, self._youngest(now) + SHORT)
         return actions
 
     def _begin(self, held: Held, now: float) -> None:
@@ -435,6 +470,8 @@ class Deliveries:
         held.started = now
         self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
         self._running[held.key] = held
+        if self._look is not None and self._look.window and not self._free:
+            self._soonest = min(self._soonest, now + SHORT)
 
     def _may_queue(self, now: float) -> bool:
         """Return whether the next call may be given away before there is a slot for it."""
@@ -454,7 +491,7 @@ class Deliveries:
             if known is not None:
                 held.state = State.READY
                 self._ready.appendleft(held)
-        return self._fill(now)
+        return self._fill(now) + self._look_back(now)
 
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
@@ -475,12 +512,34 @@ class Deliveries:
 
     def _give_back_late(self, now: float) -> list[Action]:
         """Give back what waits for slots that have been taken for long; look again when they have been."""
-        youngest = self._youngest(now)
-        if now < youngest + GIVE_BACK_AFTER:
-            self._soonest = min(self._soonest, youngest + GIVE_BACK_AFTER)
+        late = self._youngest(now) + GIVE_BACK_AFTER
+        if now < late:
+            self._soonest = min(self._soonest, late)
             return []
-        late, self._ready = self._ready, deque()
-        return [GiveBack(held) for held in late]
+        return self._give_back_ready()
+
+    def _give_back_ready(self) -> list[Action]:
+        unstarted, self._ready = self._ready, deque()
+        return [GiveBack(held) for held in unstarted]
+
+    def _look_back(self, now: float) -> list[Action]:
+        """Let nothing wait behind runs that are not short; look again when they may have become so."""
+        looks = self._look is not None and bool(self._look.window)
+        if self._free or not (looks or self._queued or (self._ready and self._look is not None)):
+            return []
+        late = self._youngest(now) + SHORT
+        if now < late:
+            self._soonest = min(self._soonest, late)
+            return []
+        actions: list[Action] = []
+        if self._look is not None and looks:
+            self._look.stop()
+            actions.append(Look(0))
+        if self._queued:
+            actions.append(Retract(next(iter(self._queued.values()))))
+        elif self._look is not None and not self._draining:
+            actions += self._give_back_ready()
+        return actions
 
     # What the caller says
 
@@ -555,13 +614,14 @@ class Deliveries:
             held.paused = True
             self._set_due(held, now + PING_EVERY)
 
-    def finished(self, held: Held, outcome: Reply | Failure | None, *, now: float) -> list[Action]:
+    def finished(self, held: Held, outcome: Reply | Failure | None, *, now: float, took: float = 0.0) -> list[Action]:
         """Take the end of a run. The same end may be reported twice.
 
         Args:
             held: the delivery.
             outcome: the whole reply or why there is none; None if all of the answer has gone in parts.
             now: the time.
+            took: how long it ran, in seconds, by whoever ran it.
         """
         if held.finished:
             return []
@@ -577,6 +637,11 @@ class Deliveries:
         actions: list[Action] = [] if held.acked else [Ack(held)]
         if held.state is State.RUNNING and held.call.reply_to and outcome is not None:
             actions.insert(0, Publish(held, self._ending(held, outcome)))
+        if self._look is not None and not self._draining:
+            window = self._look.window
+            self._look.ran(took)
+            if self._look.window != window:
+                actions.append(Look(self._look.window))
         return actions + self._fill(now)
 
     # Time
@@ -611,13 +676,8 @@ class Deliveries:
             ),
             default=float('inf'),
         )
-        if self._queued:
-            late = self._youngest(now) + SHORT
-            if late <= now:
-                actions.append(Retract(next(iter(self._queued.values()))))
-            else:
-                self._soonest = min(self._soonest, late)
-        return actions + self._fill(now)
+        actions += self._fill(now)
+        return actions + self._look_back(now)
 
     def _ack_early(self, held: Held, now: float) -> list[Action]:
         held.release_by = float('inf')
@@ -698,6 +758,8 @@ class Deliveries:
         self._orphans.update(self._running.values(), self._queued.values())
         self._running.clear()
         self._queued.clear()
+        if self._look is not None:
+            self._look.stop()
 
 
 def _rounded(seconds: float) -> str:
