@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from typing import Literal
 
 __all__ = ['LogFormat', 'restore', 'set_up']
@@ -15,7 +16,24 @@ LIBRARIES = ('asyncio', 'pika', 'tornado')
 TEXT = '%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s'
 
 
-class JsonFormatter(logging.Formatter):
+class TextFormatter(logging.Formatter):
+    """A line of text. The time is the same for many of them, but for its milliseconds."""
+
+    def __init__(self, text: str | None = None) -> None:
+        super().__init__(text)
+        self._last = 0, ''
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return the local time of a record, to the millisecond."""
+        second, text = self._last
+        if second != int(record.created):
+            second = int(record.created)
+            text = time.strftime(self.default_time_format, time.localtime(second))
+            self._last = second, text
+        return f'{text},{int(record.msecs):03}'
+
+
+class JsonFormatter(TextFormatter):
     """A JSON object a line, with the fields that a record carries beside its text."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -44,7 +62,7 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INF
         level: the lowest level that is shown, when ``verbosity`` does not ask for more.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == 'json' else logging.Formatter(TEXT))
+    handler.setFormatter(JsonFormatter() if log_format == 'json' else TextFormatter(TEXT))
     for name in (*OURS, *(LIBRARIES if verbosity > 1 else ())):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

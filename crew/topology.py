@@ -8,8 +8,10 @@ queues are durable, private ones exclusive, nothing in between (4.3 refuses the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
-from uuid import uuid4
+
+from crew.ids import unique_id
 
 __all__ = [
     'CHANNEL_KEY',
@@ -111,6 +113,7 @@ def task_queue(task: str, queue_type: QueueType = 'classic') -> Queue:
     return Queue(task_queue_name(task), arguments=arguments)
 
 
+@lru_cache(maxsize=256)
 def task_queue_name(task: str) -> str:
     """Return the name of a task's shared queue.
 
@@ -158,4 +161,4 @@ def dead_letter_binding(queue: str) -> Binding:
 
 def _private_queue(prefix: str, arguments: Mapping[str, Any] | None = None) -> Queue:
     # The type is said aloud because a virtual host may have another default.
-    return Queue(f'{prefix}.{uuid4().hex}', exclusive=True, arguments={'x-queue-type': 'classic', **(arguments or {})})
+    return Queue(f'{prefix}.{unique_id()}', exclusive=True, arguments={'x-queue-type': 'classic', **(arguments or {})})

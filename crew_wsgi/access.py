@@ -31,26 +31,36 @@ def log_access(
         request_id: its id.
         note: why it came to this, if there is something to tell; with a blank before it.
     """
-    log.info(
+    if not log.isEnabledFor(logging.INFO):
+        return
+    fields = {
+        'client': context.remote_ip,
+        'method': start_line.method,
+        'target': start_line.path,
+        'status': status,
+        'bytes': size,
+        'seconds': round(seconds, 6),
+        'request_id': request_id,
+    }
+    # Made here: logging would look for the line of code that asked, and copy the fields.
+    record = logging.LogRecord(
+        log.name,
+        logging.INFO,
+        __file__,
+        0,
         '%s "%s %s %s" %d %d %.1fms id=%s%s',
-        context.remote_ip,
-        start_line.method,
-        start_line.path,
-        start_line.version,
-        status,
-        size,
-        seconds * 1000,
-        request_id,
-        note,
-        extra={
-            'fields': {
-                'client': context.remote_ip,
-                'method': start_line.method,
-                'target': start_line.path,
-                'status': status,
-                'bytes': size,
-                'seconds': round(seconds, 6),
-                'request_id': request_id,
-            }
-        },
+        (
+            fields['client'],
+            start_line.method,
+            start_line.path,
+            start_line.version,
+            status,
+            size,
+            seconds * 1000,
+            request_id,
+            note,
+        ),
+        None,
     )
+    record.fields = fields
+    log.handle(record)

@@ -26,6 +26,7 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
         ProtocolError: the Content-Length is wrong, so who knows what is missing.
     """
     headers = end_to_end(response.headers)
+    unchanged = len(headers) == len(response.headers)
     lengths = [value for name, value in headers if name.lower() == 'content-length']
     bodiless = method == 'HEAD' or response.code in (204, 304)
     if not whole:
@@ -33,7 +34,7 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
             raise ProtocolError('an answer that has no body came in parts')
         if len(lengths) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
             raise ProtocolError(f'an answer in parts came with Content-Length {lengths}')
-        return Response(status=response.status, headers=headers)
+        return response if unchanged else Response(status=response.status, headers=headers)
     if bodiless:
         # RFC 9110 §8.6: what GET would have brought.
         good = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
@@ -46,6 +47,8 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
         headers = [(name, value) for name, value in headers if name.lower() != 'content-length']
     elif not bodiless and not lengths:
         headers.append(('Content-Length', str(len(response.body))))
+    elif unchanged and not (bodiless and response.body):
+        return response
     return Response(status=response.status, headers=headers, body=b'' if bodiless else response.body)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 from tornado import httputil
 
 from crew_wsgi.budget import Budget
+from crew_wsgi.fields import Fields
 from crew_wsgi.headers import HeaderPairs
 from crew_wsgi.http1 import END, Answer, Head, Malformed, Reader
 from crew_wsgi.problems import CROWDED, Problem, plain
@@ -54,7 +55,7 @@ class Times:
 class Delegate(Protocol):
     """What becomes of a request: Tornado's ``HTTPMessageDelegate``, and what is told to who sends a malformed one."""
 
-    def headers_received(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> None:
+    def headers_received(self, start_line: httputil.RequestStartLine, headers: Fields) -> None:
         """Take the head."""
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
@@ -320,6 +321,11 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
 
     # For exchanges
+
+    @property
+    def address(self) -> Any:
+        """The address that the client has connected to, as sockets name it."""
+        return self._transport.get_extra_info('sockname')
 
     @property
     def socket(self) -> TransportSocket:

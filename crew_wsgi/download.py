@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from crew.exceptions import ProtocolError
 from crew.messages import Chunk
@@ -15,54 +16,54 @@ from crew_wsgi.patience import Patience
 from crew_wsgi.tcp import bytes_acked
 from crew_wsgi.timer import Timer
 
-__all__ = ['Download']
+__all__ = ['Download', 'Downloader']
 
 #: How much of a response is handed on at once.
 PIECE = 64 * 1024
+
+
+class Downloader(Protocol):
+    """Whose answer it is."""
+
+    def credit(self, offset: int) -> None:
+        """Let the worker send up to this offset."""
+
+    def mind_clock(self) -> None:
+        """Take note that it may have become another's turn: the client's, or the worker's."""
+
+    def answer_late(self) -> None:
+        """Take note that the client has been too slow."""
+
+    def answer_written(self) -> None:
+        """Take note that all has been handed to the connection."""
+
+    def answer_crowded(self) -> None:
+        """Take note that what is left has to give way to others'."""
+
+    def on_connection_close(self) -> None:
+        """Take note that the client has hung up."""
 
 
 class Download:
     """The body of one answer.
 
     Args:
+        owner: hears of what it cannot decide itself.
         exchange: where the answer is written (:class:`crew_wsgi.connections.Exchange`).
         budget: bounds what is left of all answers that no worker has more of.
         patience: with the client, while there is something that it could take.
-        on_credit: called with the offset up to which the worker may send more.
-        on_moved: called when it may have become another's turn: the client's, or the worker's.
-        on_gone: called when the client has hung up.
-        on_stalled: called when that is over.
-        on_written: called when all has been handed to the connection.
-        on_crowded: called when what is left is to give way.
 
     Attributes:
         written: how many bytes have been handed to the connection.
     """
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        budget: Budget,
-        patience: Patience,
-        *,
-        on_credit: Callable[[int], None],
-        on_moved: Callable[[], None],
-        on_gone: Callable[[], None],
-        on_stalled: Callable[[], None],
-        on_written: Callable[[], None],
-        on_crowded: Callable[[], None],
-    ) -> None:
+    def __init__(self, owner: Downloader, exchange: Exchange, budget: Budget, patience: Patience) -> None:
         self.written = 0
         self._exchange = exchange
         self._connection = exchange.connection
         self._budget = budget
         self._patience = patience
-        self._on_credit = on_credit
-        self._on_moved = on_moved
-        self._on_gone = on_gone
-        self._on_stalled = on_stalled
-        self._on_written = on_written
-        self._on_crowded = on_crowded
+        self._owner = owner
         self._receiver: Receiver | None = None
         self._rest: deque[memoryview] = deque()
         self._taken = 0
@@ -122,7 +123,7 @@ class Download:
 
     def give_way(self) -> None:
         """Give up an answer that the client has not taken: together they take too much."""
-        self._on_crowded()
+        self._owner.answer_crowded()
 
     def await_client(self, then: Callable[[], None]) -> None:
         """Go on when all that was written has left, or the connection is closed, as that of a client that stalls is."""
@@ -140,7 +141,8 @@ class Download:
 
     def stop(self) -> None:
         """Stop the clock."""
-        self._patience.stop(time.monotonic())
+        if self._patience.waits:
+            self._patience.stop(time.monotonic())
         self._timer.stop()
 
     def _check(self) -> None:
@@ -154,7 +156,7 @@ class Download:
         if deadline > now:
             self._timer.start(deadline - now, self._check)
         else:
-            self._on_stalled()
+            self._owner.answer_late()
 
     def _count(self, now: float) -> None:
         acked = bytes_acked(self._connection.socket)
@@ -168,12 +170,12 @@ class Download:
             self._hold()
             return
         if self._connection.closed:
-            self._on_gone()
+            self._owner.on_connection_close()
             return
         while self._rest and not self._connection.closed:
             if self._connection.writing:
                 self._hold()
-                self._on_moved()
+                self._owner.mind_clock()
                 self.await_client(self._pump_on)
                 return
             piece = self._rest.popleft()
@@ -183,10 +185,10 @@ class Download:
             self._exchange.write(bytes(piece))
             self.written += len(piece)
             self._credit(len(piece))
-        self._on_moved()
+        self._owner.mind_clock()
         if self._whole and not self._rest:
             self._budget.release(self)
-            self._on_written()
+            self._owner.answer_written()
 
     def _hold(self) -> None:
         if self._whole:
@@ -209,4 +211,4 @@ class Download:
         if self._receiver is not None:
             credit = self._receiver.consumed(self._taken)
             if credit is not None:
-                self._on_credit(credit)
+                self._owner.credit(credit)

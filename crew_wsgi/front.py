@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from tornado import httputil
 
 from crew import logs, topology
 from crew.exceptions import BrokerRefused
+from crew.ids import unique_id
 from crew.master.engine import Engine
 from crew.options import (
     Parser,
@@ -68,7 +68,7 @@ class Request(Handler):
             self._server.enter(self)
             self._started = time.monotonic()
             self._start_line = start_line
-            self._request_id = uuid4().hex
+            self._request_id = unique_id()
         if not self._discarding:
             self._refuse(problem)
 

@@ -9,17 +9,18 @@ asks for it (:mod:`crew_wsgi.upload`), and an answer that comes in parts is pass
 import logging
 import time
 from collections.abc import Awaitable
-from uuid import uuid4
 
 from tornado import httputil
 
 from crew.exceptions import ConnectionError, CrewError, ProtocolError
+from crew.ids import unique_id
 from crew.messages import Call, Chunk, Credit, Reply
 from crew.topology import task_queue_name
 from crew_wsgi.access import log_access
 from crew_wsgi.answers import completed, length_of, reframed
 from crew_wsgi.connections import Exchange
 from crew_wsgi.download import Download
+from crew_wsgi.fields import Fields
 from crew_wsgi.intake import Head, request_id_of, too_large
 from crew_wsgi.limits import COLLECTED_AT_ONCE
 from crew_wsgi.messages import CONTENT_TYPE, Response, decode_response, encode_request
@@ -48,8 +49,13 @@ COUNTABLE = len(str(2**62)) - 1
 DISPATCH_AFTER = 0.1
 
 
-class Handler(httputil.HTTPMessageDelegate):
-    """One request.
+# Of a request before its head has come.
+NO_FIELDS = Fields([])
+NO_START_LINE = httputil.RequestStartLine('', '', '')
+
+
+class Handler:
+    """One request, a :class:`crew_wsgi.connections.Delegate`.
 
     Args:
         server: what it shares with others.
@@ -60,31 +66,25 @@ class Handler(httputil.HTTPMessageDelegate):
         self._server = server
         self._exchange = exchange
         self._started = time.monotonic()
-        self._start_line = httputil.RequestStartLine('', '', '')
-        self._headers = httputil.HTTPHeaders()
+        self._start_line = NO_START_LINE
+        self._headers = NO_FIELDS
+        self._has_body = False
         self._request_id = ''
         self._head: Head | None = None
         self._call_id: str | None = None
-        patience = server.limits.body_timeout, server.limits.min_rate
+        limits = server.limits
         self._upload = Upload(
+            self,
             exchange.connection,
             server.caller,
             server.collected,
-            Patience(*patience),
-            on_late=self._body_late,
-            on_gone=self.on_connection_close,
-            on_crowded=self._body_crowded,
+            Patience(limits.body_timeout, limits.min_rate),
         )
         self._download = Download(
+            self,
             exchange,
             server.untaken,
-            Patience(*patience),
-            on_credit=self._credit,
-            on_moved=self._mind_clock,
-            on_gone=self.on_connection_close,
-            on_stalled=self._client_stalls,
-            on_written=self._all_written,
-            on_crowded=self._answer_crowded,
+            Patience(limits.body_timeout, limits.min_rate),
         )
         # When the request is sent on though its body is not whole; later, when its client is cut off.
         self._timer = Timer()
@@ -104,20 +104,20 @@ class Handler(httputil.HTTPMessageDelegate):
 
     # From the client
 
-    def headers_received(
-        self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
-    ) -> None:
+    def headers_received(self, start_line: httputil.RequestStartLine, headers: Fields) -> None:
         """Take the head; refuse what must not be queued before its body is read."""
-        assert isinstance(start_line, httputil.RequestStartLine)
         self._server.enter(self)
         self._started = time.monotonic()
         self._start_line = start_line
         self._headers = headers
         self._request_id = request_id_of(headers)
         # RFC 9110 §10.1.1: its value is case-insensitive. The client is told to go on when the application reads.
-        expects = headers.get('Expect', '').lower() == '100-continue' and start_line.version != 'HTTP/1.0'
-        headers.pop('Expect', None)
+        expects = False
+        if 'Expect' in headers:
+            expects = headers['Expect'].lower() == '100-continue' and start_line.version != 'HTTP/1.0'
+            headers.replace('Expect', None)
         self._upload.expects = expects
+        self._has_body = 'Content-Length' in headers or 'Transfer-Encoding' in headers
         head = self._server.intake.read(start_line, headers, self._exchange.context, self._request_id)
         if isinstance(head, Problem):
             self._refuse(head)
@@ -146,7 +146,7 @@ class Handler(httputil.HTTPMessageDelegate):
             self._refuse(too_large(self._server.limits.max_body))
             return None
         held_back = self._upload.take(chunk)
-        self._mind_clock()
+        self.mind_clock()
         if self._call_id is None and not self._answered and self._upload.size >= COLLECTED_AT_ONCE:
             self._dispatch()
         return held_back
@@ -157,7 +157,7 @@ class Handler(httputil.HTTPMessageDelegate):
         if self._discarding:
             self._end()
         elif self._call_id is not None or self._answered:
-            self._mind_clock()
+            self.mind_clock()
         else:
             self._dispatch()
 
@@ -170,13 +170,9 @@ class Handler(httputil.HTTPMessageDelegate):
         if not self._logged:
             self._note = self._note or (' (the client hung up)' if self._status else '')
             self._log_access(self._status or 499)
-        self._leave()
+        self._server.leave(self)
 
-    @property
-    def _has_body(self) -> bool:
-        return 'Content-Length' in self._headers or 'Transfer-Encoding' in self._headers
-
-    def _body_late(self) -> None:
+    def body_late(self) -> None:
         late = 'The body of the request did not come in time.'
         if self._answered:
             self._cut(late)
@@ -184,11 +180,11 @@ class Handler(httputil.HTTPMessageDelegate):
         self._refuse(bad_request(late, 408))
         self._end()
 
-    def _body_crowded(self) -> None:
+    def body_crowded(self) -> None:
         self._refuse(bad_request('The body of the request comes slowly, and there is no room for it now.', 408))
         self._end()
 
-    def _answer_crowded(self) -> None:
+    def answer_crowded(self) -> None:
         self._give_up_client('it takes its answer slowly, and there is no room for that now')
 
     def _stop_timers(self) -> None:
@@ -227,9 +223,9 @@ class Handler(httputil.HTTPMessageDelegate):
         limits, head = self._server.limits, self._head
         assert head is not None
         route = head.route
-        request = head.request(self._upload.collected, self._exchange.connection.socket.getsockname())
+        request = head.request(self._upload.collected, self._exchange.connection.address)
         call = Call(
-            correlation_id=uuid4().hex,
+            correlation_id=unique_id(),
             reply_to=self._server.caller.reply_to,
             body=encode_request(request),
             content_type=CONTENT_TYPE,
@@ -257,10 +253,10 @@ class Handler(httputil.HTTPMessageDelegate):
             self._exchange.connection.write(b'HTTP/1.1 100 Continue\r\n\r\n')
         self._upload.expects = False
         self._upload.send()
-        self._mind_clock()
+        self.mind_clock()
         self._upload.go_on()
 
-    def _mind_clock(self) -> None:
+    def mind_clock(self) -> None:
         """Stop the clock of the run while it waits for the client, and for nothing else."""
         if self._call_id is None:
             return
@@ -271,7 +267,7 @@ class Handler(httputil.HTTPMessageDelegate):
             self._server.caller.resume(self._call_id)
         self._paused = paused
 
-    def _credit(self, offset: int) -> None:
+    def credit(self, offset: int) -> None:
         if self._call_id is not None:
             self._server.caller.tell(Credit(correlation_id=self._call_id, offset=offset))
 
@@ -351,7 +347,7 @@ class Handler(httputil.HTTPMessageDelegate):
         headers = completed(response.headers, self._request_id)
         self._download.begin(response, headers, body, whole=whole, length=length, closes=self._closing)
 
-    def _all_written(self) -> None:
+    def answer_written(self) -> None:
         self._log_access(self._status)
         if self._upload.ended:
             self._end()
@@ -382,7 +378,7 @@ class Handler(httputil.HTTPMessageDelegate):
             # Its end is all that such a body has: a plain close would say that this was it.
             reset(self._exchange.connection)
         self._exchange.connection.abort()
-        self._leave()
+        self._server.leave(self)
 
     def _end(self) -> None:
         """Tell the connection that this was all, and see it leave."""
@@ -394,9 +390,9 @@ class Handler(httputil.HTTPMessageDelegate):
             # Until the last byte is the kernel's, closing the connection would cut the response.
             self._download.await_client(self._sent)
         else:
-            self._sent()
+            self._finish()
 
-    def _client_stalls(self) -> None:
+    def answer_late(self) -> None:
         limits = self._server.limits
         self._give_up_client(f'it reads too slowly, {limits.body_timeout:g} s behind {limits.min_rate} bytes a second')
 
@@ -409,11 +405,11 @@ class Handler(httputil.HTTPMessageDelegate):
 
     def _sent(self) -> None:
         self._stop_timers()
+        self._finish()
+
+    def _finish(self) -> None:
         if self._closing:
             self._exchange.connection.close()
-        self._leave()
-
-    def _leave(self) -> None:
         self._server.leave(self)
 
     def _log_access(self, status: int) -> None:

@@ -8,10 +8,12 @@ comes behind it is read. Tornado's own parser would accept some of this, and ref
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from tornado import httputil
 
+from crew_wsgi.fields import Fields
 from crew_wsgi.headers import HeaderPairs, is_token
 from crew_wsgi.problems import bad_request
 
@@ -26,6 +28,9 @@ MAX_EXTENSIONS = 16 * 1024
 
 #: So many chunks that are there already are taken before others have their turn.
 CHUNKS_PER_TURN = 256
+
+#: The longest line of a field that is remembered, in bytes.
+USUAL = 128
 
 #: Digits of the longest Content-Length that is looked at.
 COUNTABLE = 18
@@ -64,7 +69,7 @@ class Head:
     """
 
     start_line: httputil.RequestStartLine
-    headers: httputil.HTTPHeaders
+    headers: Fields
     closes: bool
 
 
@@ -109,7 +114,7 @@ class Reader:
     def begun(self) -> bool:
         """Whether anything of the next request has come; half of an empty line is no beginning."""
         self._skip_empty_lines()
-        return len(self._buffer) > 1 or bytes(self._buffer) not in (b'', b'\r')
+        return bool(self._buffer) and self._buffer != b'\r'
 
     def read(self) -> Event | None:
         """Return what comes next of the request; ``None``: more bytes are needed.
@@ -152,7 +157,7 @@ class Reader:
         self._seen = self._total = self._extensions = 0
         self._state = self._read_chunks if chunked else self._read_length
         connection = headers.get('Connection')
-        if connection is None:
+        if not connection:
             return Head(start_line, headers, start_line.version == 'HTTP/1.0')
         tokens = {token.strip().lower() for token in connection.split(',')}
         closes = 'close' in tokens or (start_line.version == 'HTTP/1.0' and 'keep-alive' not in tokens)
@@ -224,6 +229,8 @@ class Reader:
     def _read_trailers(self) -> End | None:
         while line := self._line(self._left, 'The trailer section'):
             self._left -= len(line) + 2
+            if _CONTROL.search(line):
+                raise Malformed('A header has control characters.')
             _field(line)
         return None if line is None else self._ended()
 
@@ -320,7 +327,7 @@ class Answer:
 # Heads
 
 
-def parse_head(head: bytes) -> tuple[httputil.RequestStartLine, httputil.HTTPHeaders]:
+def parse_head(head: bytes) -> tuple[httputil.RequestStartLine, Fields]:
     """Return the request line and the header fields of a head that ends with an empty line.
 
     Raises:
@@ -341,9 +348,7 @@ def parse_head(head: bytes) -> tuple[httputil.RequestStartLine, httputil.HTTPHea
     if not is_token(method):
         raise Malformed('The method is not a token.')
     _check_target(target)
-    headers = httputil.HTTPHeaders()
-    for line in lines:
-        headers.add(*_field(line))
+    headers = Fields([_field(line) for line in lines])
     if not all(_HOST.fullmatch(host) for host in headers.get_list('Host')):
         raise Malformed('The Host header is not a host.')
     # RFC 9110 §2.5: a later minor version is understood as the latest that we know.
@@ -362,18 +367,24 @@ def _check_target(target: str) -> None:
 
 
 def _field(line: bytes) -> tuple[str, str]:
-    """Return name and value of a header field (RFC 9112 §5)."""
+    """Return name and value of a header field without control characters (RFC 9112 §5)."""
+    return _usual_field(line) if len(line) <= USUAL else _read_field(line)
+
+
+def _read_field(line: bytes) -> tuple[str, str]:
     name, colon, value = line.decode('latin-1').partition(':')
     if line.startswith((b' ', b'\t')):
         raise Malformed('A header is folded.')
     if not colon or not is_token(name):
         raise Malformed('A header has no name, or one that is not a token.')
-    if _CONTROL.search(line):
-        raise Malformed('A header has control characters.')
     return name, value.strip(' \t')
 
 
-def framing(start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> tuple[bool, int]:
+#: Most fields of a request stood in one before.
+_usual_field = lru_cache(maxsize=512)(_read_field)
+
+
+def framing(start_line: httputil.RequestStartLine, headers: Fields) -> tuple[bool, int]:
     """Return whether the body is chunked, and its length if not (RFC 9112 §6.3).
 
     A ``Content-Length`` that is said several times is put right in ``headers``.
@@ -382,6 +393,8 @@ def framing(start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders
         Malformed: it cannot be said for sure.
     """
     lengths = [length.strip(' \t') for value in headers.get_list('Content-Length') for length in value.split(',')]
+    if not lengths and 'Transfer-Encoding' not in headers:
+        return False, 0
     if 'Transfer-Encoding' in headers:
         if lengths:
             raise Malformed('There are both Content-Length and Transfer-Encoding.')
@@ -393,14 +406,12 @@ def framing(start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders
         if len(codings) > 1:
             raise Malformed('No Transfer-Encoding but chunked is understood here.', 501)
         return True, 0
-    if not lengths:
-        return False, 0
     if len(set(lengths)) > 1 or not _DIGITS.fullmatch(lengths[0]):
         raise Malformed('The Content-Length is not one number.')
     digits = lengths[0].lstrip('0') or '0'
     if len(digits) > COUNTABLE:
         raise Malformed('The body of the request is longer than anybody can take.', 413)
-    headers['Content-Length'] = digits
+    headers.replace('Content-Length', digits)
     return False, int(digits)
 
 

@@ -3,13 +3,14 @@
 import re
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from tornado import httputil
 
+from crew.ids import unique_id
 from crew_wsgi.environ import authority, split_target
+from crew_wsgi.fields import Fields
 from crew_wsgi.forwarded import Origin, Proxies
-from crew_wsgi.headers import HeaderPairs, end_to_end, is_token
+from crew_wsgi.headers import HeaderPairs, end_to_end
 from crew_wsgi.limits import Limits
 from crew_wsgi.messages import Request
 from crew_wsgi.problems import NOT_FOUND, Problem, bad_request
@@ -73,7 +74,7 @@ class Head:
 
 
 class Intake:
-    """Takes heads in.
+    """Takes heads in that :mod:`crew_wsgi.http1` has read.
 
     Args:
         routes: which application a request is for.
@@ -89,7 +90,7 @@ class Intake:
         self._root_path = root_path
 
     def read(
-        self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders, context: Any, request_id: str
+        self, start_line: httputil.RequestStartLine, headers: Fields, context: Any, request_id: str
     ) -> Head | Problem:
         """Return a head that an application may have, or why none may have it.
 
@@ -123,14 +124,8 @@ class Intake:
             request_id=request_id,
         )
 
-    def _check(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> Problem | None:
-        limits = self._limits
-        method, target = start_line.method, start_line.path
-        size = len(method) + len(target) + sum(len(name) + len(value) + 4 for name, value in headers.get_all())
-        if size > limits.max_head:
-            return bad_request(f'The head of the request is longer than {limits.max_head} bytes.', 431)
-        if not is_token(method):
-            return bad_request('The method is not a token.')
+    def _check(self, start_line: httputil.RequestStartLine, headers: Fields) -> Problem | None:
+        method, target, max_body = start_line.method, start_line.path, self._limits.max_body
         hosts = len(headers.get_list('Host'))
         if hosts > 1 or (not hosts and start_line.version != 'HTTP/1.0'):
             # RFC 9112 §3.2: who serves several names must not guess which one is meant.
@@ -139,16 +134,16 @@ class Intake:
             return bad_request('This server is no proxy for CONNECT.', 501)
         if not (target.lower().startswith(('/', 'http://', 'https://')) or (target == '*' and method == 'OPTIONS')):
             return bad_request('The request target is neither a path nor a URL.')
-        length = headers.get('Content-Length', '')
-        if length.isascii() and length.isdigit() and int(length[:20]) > limits.max_body:
-            return too_large(limits.max_body)
+        # It has been read as a number of no more digits than that.
+        if int(headers.get('Content-Length', '0')) > max_body:
+            return too_large(max_body)
         return None
 
 
-def request_id_of(headers: httputil.HTTPHeaders) -> str:
+def request_id_of(headers: Fields) -> str:
     """Return the id of a request: the client's, if it can be used, or a new one."""
     given = headers.get('X-Request-ID', '')
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else unique_id()
 
 
 def too_large(limit: int) -> Problem:

@@ -23,6 +23,11 @@ class Patience:
         self._since: float | None = None
 
     @property
+    def waits(self) -> bool:
+        """Whether the client is waited for."""
+        return self._since is not None
+
+    @property
     def deadline(self) -> float | None:
         """When it is over, on the clock of :meth:`wait`; None while the client is not waited for."""
         return None if self._since is None else self._since + self._left

@@ -95,9 +95,14 @@ class Routes:
             host: the ``Host`` field, or the target's; the port does not count.
             path: the path as sent, percent-encoded.
         """
-        name, decoded = _name(host), _decoded(path)
+        decoded = ''
         for host_of_route, prefix, route in self._table:
-            if host_of_route in ('', name) and (not prefix or decoded == prefix or decoded.startswith(f'{prefix}/')):
+            if host_of_route and host_of_route != _name(host):
+                continue
+            if not prefix:
+                return route
+            decoded = decoded or _decoded(path)
+            if decoded == prefix or decoded.startswith(f'{prefix}/'):
                 return route
         return None
 

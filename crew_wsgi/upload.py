@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from typing import Protocol
 
 from crew.master.caller import Caller
 from crew.messages import Credit
@@ -13,23 +14,34 @@ from crew_wsgi.patience import Patience
 from crew_wsgi.tcp import is_gone
 from crew_wsgi.timer import Timer
 
-__all__ = ['Upload']
+__all__ = ['Upload', 'Uploader']
 
 #: How often a client is looked for whose body is not read now, in seconds.
 LOOK_EVERY = 1.0
+
+
+class Uploader(Protocol):
+    """Whose request it is."""
+
+    def body_late(self) -> None:
+        """Take note that the client has been too slow."""
+
+    def body_crowded(self) -> None:
+        """Take note that what was collected has to give way to others'."""
+
+    def on_connection_close(self) -> None:
+        """Take note that the client hung up while nothing was read."""
 
 
 class Upload:
     """The body of one request.
 
     Args:
+        owner: hears of what it cannot decide itself.
         connection: where it comes from.
         caller: sends it on.
         budget: bounds what is collected of all bodies.
         patience: with the client, while it is to send more.
-        on_late: called when that is over.
-        on_gone: called when it hung up while nothing was read.
-        on_crowded: called when what was collected is to give way.
 
     Attributes:
         size: how many bytes have come.
@@ -39,15 +51,7 @@ class Upload:
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        caller: Caller,
-        budget: Budget,
-        patience: Patience,
-        *,
-        on_late: Callable[[], None],
-        on_gone: Callable[[], None],
-        on_crowded: Callable[[], None],
+        self, owner: Uploader, connection: Connection, caller: Caller, budget: Budget, patience: Patience
     ) -> None:
         self.size = 0
         self.ended = False
@@ -57,9 +61,7 @@ class Upload:
         self._caller = caller
         self._budget = budget
         self._patience = patience
-        self._on_late = on_late
-        self._on_gone = on_gone
-        self._on_crowded = on_crowded
+        self._owner = owner
         self._collected: list[bytes] = []
         self._sender: Sender | None = None
         self._held_back: asyncio.Future[None] | None = None
@@ -105,7 +107,7 @@ class Upload:
         if deadline > now:
             self._clock.start(deadline - now, self._check)
         else:
-            self._on_late()
+            self._owner.body_late()
 
     # To the worker
 
@@ -163,7 +165,7 @@ class Upload:
         """Find out whether the client is still there: one finds out by reading, and nothing is read now."""
         if self._connection.closed or is_gone(self._connection.socket):
             self._connection.abort()
-            self._on_gone()
+            self._owner.on_connection_close()
         elif self._held_back is not None:
             self._look.start(LOOK_EVERY, self._look_for_client)
 
@@ -172,7 +174,7 @@ class Upload:
     def give_way(self) -> None:
         """Give up a body that is not whole: together they take too much."""
         self._collected.clear()
-        self._on_crowded()
+        self._owner.body_crowded()
 
     def clear(self) -> None:
         """Forget what was collected."""
@@ -193,7 +195,8 @@ class Upload:
 
     def stop(self) -> None:
         """Stop the clocks."""
-        self._patience.stop(time.monotonic())
+        if self._patience.waits:
+            self._patience.stop(time.monotonic())
         self._clock.stop()
         self._look.stop()
 

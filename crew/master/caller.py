@@ -431,8 +431,10 @@ class Caller:
     # Carrying out what was decided
 
     def _do(self, actions: list[Action[OnSettled]]) -> None:
+        settled = 0
         for action in actions:
             if isinstance(action, Settle):
+                settled += 1
                 outcome = action.outcome
                 # One error may be many callers'; raised again and again, its traceback would grow.
                 self._give(action.waiter, copy(outcome) if isinstance(outcome, _SHARED) else outcome)
@@ -451,7 +453,9 @@ class Caller:
                 self._counters.republished += 1
                 log.warning('call %s is published once more: its worker died', action.envelope.correlation_id)
                 self._link.calls.publish(action.envelope, action.queue, mandatory=True)
-        self._set_alarm()
+        # Who is settled is not waited for; nothing is due earlier for it.
+        if settled < len(actions) or not actions:
+            self._set_alarm()
 
     def _give(self, on_settled: OnSettled, outcome: Reply | Chunk | Credit | CrewError) -> None:
         try:

@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, overload
-from uuid import uuid4
 
 from crew import codec, topology
 from crew.deadlines import bounded, time_left
@@ -31,6 +30,7 @@ from crew.exceptions import (
     TimeoutError,
     WorkerLost,
 )
+from crew.ids import unique_id
 from crew.master.caller import Counters
 from crew.master.engine import Engine
 from crew.master.parallel import Parallel
@@ -385,10 +385,10 @@ class BaseClient(ABC, Generic[F]):
         payload = pack(data, serializer, gzip=gzip, gzip_level=gzip_level)
         if timeout is None and time_left() is not None:
             timeout = math.inf
-        id = sent_as = uuid4().hex if set_cid is None else str(set_cid)
+        id = sent_as = unique_id() if set_cid is None else str(set_cid)
         if id in self._abandoned:
             # What a worker still has to say of the other call must not be taken for this one's.
-            sent_as = f'{id}.{uuid4().hex[:8]}'
+            sent_as = f'{id}.{unique_id()[:8]}'
         call = Call(
             correlation_id=sent_as,
             body=payload.body,
