@@ -32,14 +32,17 @@ from crew.worker.deliveries import (
     Held,
     Interrupt,
     Limits,
+    Look,
     Ping,
     Publish,
     Replace,
     Republish,
+    Retract,
     Start,
     State,
     Terms,
 )
+from crew.worker.lookahead import CAUTION, SHORT, LookAhead
 
 WALL = 1_700_000_000.0
 REPLIES = 'crew.master.1'
@@ -820,6 +823,83 @@ def test_what_the_broker_has_taken_back_already_is_not_acked() -> None:
     assert to.has_room
 
 
+# Looking ahead
+
+
+def looking(slots: int = 1, ahead: int = 2) -> Deliveries:
+    """Deliveries that have seen enough short runs to look ahead, and hold nothing."""
+    to = Deliveries(slots, Limits(), ahead=ahead, look_ahead=LookAhead(slots))
+    to.inbox = INBOX
+    decided: list[Action] = []
+    for number in range(CAUTION):
+        [start] = arrive(to, f'short {number}')
+        assert isinstance(start, Start)
+        decided = to.finished(start.held, REPLY, now=0.0, took=0.0005)
+    assert kinds(decided) == [Publish, Ack, Look]
+    assert to.tick(0.9) == []
+    return to
+
+
+def test_after_some_short_runs_calls_are_fetched_ahead_and_queued_before_there_is_a_slot() -> None:
+    to = looking()
+    assert [kinds(arrive(to, name, now=1.0)) for name in 'abcd'] == [[Start], [Start], [Start], []]
+    assert len(to.running) == 1
+
+
+def test_what_is_queued_begins_in_its_order_as_others_end() -> None:
+    to = looking()
+    first, second = (arrive(to, name, now=1.0)[0].held for name in 'ab')
+    assert second.state is State.QUEUED
+    assert kinds(to.finished(first, REPLY, now=1.001)) == [Publish, Ack]
+    assert second.state is State.RUNNING
+    assert to.running == [second]
+
+
+def test_when_a_run_is_not_short_what_waits_behind_it_is_given_back_and_nothing_more_is_fetched() -> None:
+    to = looking()
+    held = [arrive(to, name, now=1.0) for name in 'abcd']
+    queued = [held[1][0].held, held[2][0].held]
+    assert to.next_deadline() == pytest.approx(1.0 + SHORT)
+    assert to.tick(1.0 + SHORT / 2) == []
+    look, retract = to.tick(1.0 + SHORT)
+    assert isinstance(look, Look) and look.window == 0
+    assert isinstance(retract, Retract)
+    given = to.retracted(queued, now=1.0 + SHORT)
+    assert (kinds(given), names(given)) == ([GiveBack] * 3, ['b', 'c', 'd'])
+    assert kinds(arrive(to, 'e', now=1.0 + SHORT)) == []
+    assert kinds(to.tick(1.0 + SHORT)) == [GiveBack]
+
+
+def test_a_run_that_lasts_ends_the_fetching_even_if_nothing_waits() -> None:
+    to = looking()
+    arrive(to, 'a', now=1.0)
+    assert to.next_deadline() == pytest.approx(1.0 + SHORT)
+    assert kinds(to.tick(1.0 + SHORT)) == [Look]
+
+
+def test_nothing_is_given_back_for_a_run_whose_end_is_only_not_reported() -> None:
+    to = looking()
+    first = arrive(to, 'a', now=1.0)[0].held
+    # It has ended, but the report comes later than the next delivery.
+    assert kinds(arrive(to, 'b', now=1.0 + 2 * SHORT)) == []
+    assert kinds(to.finished(first, REPLY, now=1.0 + 2 * SHORT, took=0.0001)) == [Publish, Ack, Start]
+
+
+def test_while_a_slot_is_free_a_long_run_keeps_nobody_waiting() -> None:
+    to = looking(slots=2)
+    arrive(to, 'a', now=1.0)
+    assert [kind for kind in kinds(to.tick(2.0)) if kind is not Publish] == []
+    assert kinds(arrive(to, 'b', now=2.0)) == [Start]
+
+
+def test_what_was_taken_back_goes_with_the_connection() -> None:
+    to = looking()
+    queued = [arrive(to, name, now=1.0)[0].held for name in 'abc'][1:]
+    to.lost(queued)
+    assert (len(to), len(to.running)) == (1, 1)
+    assert not any(held.orphaned for held in queued)
+
+
 # Whatever the sequence of events
 
 
@@ -829,12 +909,13 @@ class AnyOrder(RuleBasedStateMachine):
     SLOTS = 2
     GIVE_BACK = False
     HELD_FOR = 1e9
+    AHEAD = 0
     NAMES = st.sampled_from('abcd')
     QUEUES = st.sampled_from([Terms('1'), Terms('2', True), Terms('3', False, True), Terms('4', True, True)])
 
     def __init__(self) -> None:
         super().__init__()
-        self.to = deliveries(self.SLOTS, give_back=self.GIVE_BACK, held_for=self.HELD_FOR)
+        self.to = self.made()
         self.now = 0.0
         #: The tags of what the broker holds as unacked on the connection in use.
         self.unacked: set[int] = set()
@@ -850,6 +931,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.ended: list[Held] = []
         self.draining = self.over = False
         self.tag = 0
+        #: What was given to the runner and has not begun, and how much may be fetched ahead.
+        self.waiting: list[Held] = []
+        self.window = 0
+
+    def made(self) -> Deliveries:
+        return deliveries(self.SLOTS, give_back=self.GIVE_BACK, held_for=self.HELD_FOR)
 
     # Events
 
@@ -922,12 +1009,15 @@ class AnyOrder(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.runs))
         self.runs.remove(held)
         self.ended.append(held)
+        if self.waiting:
+            self.runs.append(self.waiting.pop(0))
         reply: Reply | Failure | None = Reply(correlation_id=held.call.correlation_id)
         if held.answering:
             failure = Failure(correlation_id=held.call.correlation_id, kind='raised')
             reply = data.draw(st.sampled_from([None, failure]))
             self.answered[held] += reply is None and held.state is State.RUNNING
-        self.do(self.to.finished(held, reply, now=self.now))
+        took = data.draw(st.sampled_from([0.0, 0.0, 0.1])) if self.AHEAD else 0.0
+        self.do(self.to.finished(held, reply, now=self.now, took=took))
         if twice:
             assert self.to.finished(held, reply, now=self.now) == []
 
@@ -948,7 +1038,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        self.to.lost()
+        self.waiting, unbegun = [], self.waiting
+        self.to.lost(unbegun)
+        self.window = 0
         self.unacked.clear()
         self.early.clear()
         self.asked.clear()
@@ -962,6 +1054,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.draining)
     @rule()
     def put_back(self) -> None:
+        self.retract()
         unstarted = self.to.take_unstarted()
         for held in unstarted:
             assert held not in self.runs
@@ -973,8 +1066,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     def do(self, actions: list[Action]) -> None:
         for action in actions:
+            if isinstance(action, Look):
+                assert action.window != self.window
+                self.window = action.window
+                continue
             held = action.held
-            if isinstance(action, Start):
+            if isinstance(action, Retract):
+                assert held in self.waiting
+                self.retract()
+            elif isinstance(action, Start):
                 self.start(held)
             elif isinstance(action, Publish):
                 assert held.delivery.tag in self.unacked | self.early, (
@@ -991,11 +1091,13 @@ class AnyOrder(RuleBasedStateMachine):
                 self.end(held)
                 self.early.add(held.delivery.tag)
             elif isinstance(action, (Drop, GiveBack, Republish)):
-                assert held not in self.runs and held not in self.ended
+                assert held not in self.runs + self.waiting and held not in self.ended
                 self.forbidden.add(held)
                 self.asked.discard(held)
                 self.end(held)
                 self.leave(action)
+            elif isinstance(action, Cancelled):
+                assert held in self.runs + self.waiting
             else:
                 assert held in self.runs
                 if isinstance(action, Ping):
@@ -1003,11 +1105,15 @@ class AnyOrder(RuleBasedStateMachine):
                 if isinstance(action, Interrupt):
                     assert held in self.silenced or self.now >= held.started + held.timeout
 
+    def retract(self) -> None:
+        self.waiting, unbegun = [], self.waiting
+        self.do(self.to.retracted(unbegun, now=self.now))
+
     def leave(self, action: Action) -> None:
         """Check what goes away unstarted."""
         if isinstance(action, GiveBack):
             late = self.now >= action.held.arrived + self.HELD_FOR
-            assert late or (self.gives_back and not self.draining and len(self.runs) == self.SLOTS)
+            assert late or (self.may_give_back and not self.draining and len(self.runs) == self.SLOTS)
         if isinstance(action, Republish):
             held = action.held
             assert held.redelivered and held.terms.idempotent and not held.call.reply_to
@@ -1025,7 +1131,11 @@ class AnyOrder(RuleBasedStateMachine):
         else:
             assert not held.redelivered
         assert held.delivery.tag in self.unacked
-        self.runs.append(held)
+        if len(self.runs) < self.SLOTS:
+            self.runs.append(held)
+        else:
+            assert held.state is State.QUEUED
+            self.waiting.append(held)
 
     def publish(self, held: Held, message: Accept | Reply | Failure | Reset) -> None:
         assert held.call.reply_to
@@ -1051,6 +1161,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def no_more_run_than_there_are_slots(self) -> None:
         assert len(self.runs) <= self.SLOTS
+        assert len(self.waiting) <= self.AHEAD
         assert set(self.to.running) == set(self.runs)
 
     @invariant()
@@ -1081,6 +1192,10 @@ class AnyOrder(RuleBasedStateMachine):
             assert held.acked or held.orphaned or self.now < held.arrived + self.HELD_FOR or held.due == float('inf')
 
     @property
+    def may_give_back(self) -> bool:
+        return self.gives_back
+
+    @property
     def gives_back(self) -> bool:
         return self.GIVE_BACK or any(held.acked for held in self.runs)
 
@@ -1105,6 +1220,36 @@ class AnyOrderOfSeveralQueuesInOneSlot(AnyOrderOfSeveralQueues):
     SLOTS = 1
 
 
+class AnyOrderAhead(AnyOrder):
+    """The same in a worker that looks ahead."""
+
+    AHEAD = 2
+
+    def made(self) -> Deliveries:
+        look_ahead = LookAhead(self.SLOTS)
+        for _ in range(CAUTION - 2):
+            look_ahead.ran(0.0005)
+        made = Deliveries(self.SLOTS, Limits(None, KILL_AFTER, 1e9), ahead=self.AHEAD, look_ahead=look_ahead)
+        made.inbox = INBOX
+        return made
+
+    @property
+    def may_give_back(self) -> bool:
+        youngest = max((held.started for held in self.runs), default=self.now)
+        return self.gives_back or self.now >= youngest + SHORT
+
+    @invariant()
+    def nothing_waits_for_long_and_nothing_is_fetched_behind_what_is_not_short(self) -> None:
+        if len(self.runs) == self.SLOTS and not self.draining and (self.waiting or self.to._ready or self.window):
+            assert self.due() <= max(held.started for held in self.runs) + SHORT + 1e-9
+
+
+class AnyOrderAheadInOneSlot(AnyOrderAhead):
+    """The same with the least that there can be."""
+
+    SLOTS = 1
+
+
 class AnyOrderOfLongRuns(AnyOrder):
     """The same where the broker soon takes back what is held."""
 
@@ -1120,6 +1265,10 @@ class AnyOrderOfLongRunsInOneSlot(AnyOrderOfLongRuns):
 ENOUGH = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = ENOUGH
+TestAnyOrderAhead = AnyOrderAhead.TestCase
+TestAnyOrderAhead.settings = ENOUGH
+TestAnyOrderAheadInOneSlot = AnyOrderAheadInOneSlot.TestCase
+TestAnyOrderAheadInOneSlot.settings = ENOUGH
 TestAnyOrderOfLongRuns = AnyOrderOfLongRuns.TestCase
 TestAnyOrderOfLongRuns.settings = ENOUGH
 TestAnyOrderOfLongRunsInOneSlot = AnyOrderOfLongRunsInOneSlot.TestCase

@@ -1,5 +1,6 @@
 """The least busy worker takes the next request: nobody waits behind a slow one while another is idle."""
 
+import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,13 @@ REQUESTS = 400
 SLOW = 2.0
 
 
-def ask(front: Front, count: int) -> list[tuple[str, float]]:
+def ask(front: Front, count: int, method: str = 'GET', takes: str | None = None) -> list[tuple[str, float]]:
     """Make requests one after the other; return the process and the wait of each."""
     answers = []
     with front.connection() as connection:
         for _ in range(count):
-            connection.request('GET', '/', headers={'X-Sent': str(time.monotonic())})
+            headers = {'X-Sent': str(time.monotonic()), **({'X-Takes': takes} if takes is not None else {})}
+            connection.request(method, '/', headers=headers)
             response = connection.getresponse()
             assert response.status == 200
             process, waited = response.read().decode().split()
@@ -45,3 +47,24 @@ def test_processes_of_one_worker_share_evenly(stack: Stack) -> None:
     shares = Counter(process for process, _ in answers).values()
     assert len(shares) == 3
     assert max(shares) - min(shares) < 0.2 * max(shares)
+
+
+def test_what_is_fetched_ahead_of_short_requests_waits_for_no_long_one_and_counts_as_not_begun(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    workers = [stack.worker('even:app', '-v').await_ready() for _ in range(2)]
+    long = 0.6
+
+    def mixed(number: int) -> list[tuple[str, float]]:
+        # No method that may run twice: a request that counted as begun would be answered 502.
+        if number == 0:
+            return [
+                answer for _ in range(8) for answer in (*ask(front, 1, 'POST', str(long)), *ask(front, 30, 'POST', '0'))
+            ]
+        return ask(front, 400, 'POST', '0')
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = [answer for part in pool.map(mixed, range(12)) for answer in part]
+    assert max(waited for _, waited in answers) < long / 2
+    text = ''.join(worker.text for worker in workers)
+    assert 'calls ahead' in text
+    assert re.search('gave back [0-9]+ calls that were not started', text)

@@ -448,6 +448,44 @@ def test_prefetch_limits_each_consumer_by_itself(broker_url: str) -> None:
     connected(broker_url, body)
 
 
+def test_a_consumer_of_a_lower_priority_gets_what_others_have_no_room_for(broker_url: str, queue: str) -> None:
+    async def body(connection: Connection) -> None:
+        first, behind, channel = Inbox(), Inbox(), await connection.open_channel(prefetch=2)
+        ahead = await connection.open_channel(prefetch=1)
+        name = await shared_queue(channel, queue)
+        await ahead.consume(name, behind.put, prefetch=3, priority=-1)
+        await channel.consume(name, first.put)
+        for number in range(7):
+            channel.publish(Envelope(body=b'%d' % number), name)
+        held = [await first.get() for _ in range(2)]
+        assert [each.envelope.body for each in held] == [b'0', b'1']
+        assert await behind.bodies(3) == [b'2', b'3', b'4']
+        channel.ack(held[0].tag)
+        assert await first.bodies(1) == [b'5']
+        await asyncio.sleep(0.05)
+        assert first.empty
+        assert behind.empty
+
+    connected(broker_url, body)
+
+
+def test_a_consumer_may_have_another_prefetch_than_its_channel(broker_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel, first, second = await connection.open_channel(prefetch=1), Inbox(), Inbox()
+        queue = await private_queue(channel)
+        tag = await channel.consume(queue.name, first.put)
+        for number in range(5):
+            channel.publish(Envelope(body=b'%d' % number), queue.name)
+        assert await first.bodies(1) == [b'0']
+        await channel.cancel(tag)
+        await channel.consume(queue.name, second.put, prefetch=2)
+        assert await second.bodies(2) == [b'1', b'2']
+        await channel.declare(queue)
+        assert second.empty
+
+    connected(broker_url, body)
+
+
 def test_consumers_take_turns(broker_url: str, queue: str) -> None:
     async def body(connection: Connection) -> None:
         other = await dial(broker_url)

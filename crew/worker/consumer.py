@@ -261,10 +261,10 @@ class Consumer:
         self._connection = self._channel = self._ahead = self._notes = None
         self._window = 0
         self._queues = {}
-        self._retract()
+        unbegun = self._take_unbegun()
         for held, run in self._runs.items():
             self._break(held, run, reason)
-        self._deliveries.lost()
+        self._deliveries.lost(unbegun)
 
     # From the broker
 
@@ -448,13 +448,16 @@ class Consumer:
         self._runner.start(run)
 
     def _retract(self) -> None:
+        self._do(self._deliveries.retracted(self._take_unbegun(), now=time.monotonic()))
+
+    def _take_unbegun(self) -> list[Held]:
         """Take back what was given to the runner and has not begun."""
         unbegun = []
         for run in self._runner.retract():
             held = self._held.pop(run)
             del self._runs[held]
             unbegun.append(held)
-        self._do(self._deliveries.retracted(unbegun, now=time.monotonic()))
+        return unbegun
 
     def _replace(self, held: Held) -> None:
         run = self._runs[held]

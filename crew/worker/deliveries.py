@@ -438,6 +438,13 @@ class Deliveries:
         return LONGEST_RUN if timeout is None else timeout
 
     def _fill(self, now: float) -> list[Action]:
+        actions = self._start_ready(now)
+        if self._ready and not self._draining and not self._free and not self._gives_back and self._look is not None:
+            # It is looked later: what runs may have ended, and not be reported yet.
+            self._soonest = min(self._soonest, self._youngest(now) + SHORT)
+        return actions
+
+    def _start_ready(self, now: float) -> list[Action]:
         actions: list[Action] = []
         while self._queued and self._free:
             self._begin(self._queued.pop(next(iter(self._queued))), now)
@@ -457,12 +464,8 @@ class Deliveries:
                     actions.append(self._say_accept(held, now))
                 self._begin(held, now)
             actions.append(Start(held))
-        if self._ready and not self._draining and not self._free:
-            if self._gives_back:
-                actions += self._give_back_late(now)
-            elif self._look is not None:
-                # Not now: what runs may have ended, and not be reported yet.
-                self._soonest = min(self._soonest, self._youngest(now) + SHORT)
+        if self._gives_back and self._ready and not self._draining and not self._free:
+            actions += self._give_back_late(now)
         return actions
 
     def _begin(self, held: Held, now: float) -> None:
@@ -485,13 +488,16 @@ class Deliveries:
 
     def retracted(self, unbegun: Sequence[Held], *, now: float) -> list[Action]:
         """Take back calls that were given away too early, in their order; those that are not among them have begun."""
+        self._take_back(unbegun)
+        return self._start_ready(now) + self._look_back(now)
+
+    def _take_back(self, unbegun: Sequence[Held]) -> None:
         for held in reversed(unbegun):
             # Who made way for the first of them may have been reported before that was taken up.
             known = self._queued.pop(held.key, None) or self._running.pop(held.key, None)
             if known is not None:
                 held.state = State.READY
                 self._ready.appendleft(held)
-        return self._fill(now) + self._look_back(now)
 
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
@@ -676,7 +682,7 @@ class Deliveries:
             ),
             default=float('inf'),
         )
-        actions += self._fill(now)
+        actions += self._start_ready(now)
         return actions + self._look_back(now)
 
     def _ack_early(self, held: Held, now: float) -> list[Action]:
@@ -748,8 +754,13 @@ class Deliveries:
         self._ready.clear()
         return unstarted
 
-    def lost(self) -> None:
-        """Take note that the connection is gone. The broker gives what we held to others; runs go on, unanswerable."""
+    def lost(self, unbegun: Sequence[Held] = ()) -> None:
+        """Take note that the connection is gone. The broker gives what we held to others; runs go on, unanswerable.
+
+        Args:
+            unbegun: what was given away, and has been taken back, for it has not begun.
+        """
+        self._take_back(unbegun)
         self.take_unstarted()
         for held in (*self._running.values(), *self._queued.values()):
             held.orphaned = True

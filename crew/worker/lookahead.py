@@ -2,7 +2,8 @@
 
 Between two short runs lies a round trip to the broker, which takes longer than they do; fetched before, they follow
 each other at once. But what is fetched waits here, even while another worker is idle. So it is only done for as long as
-runs are short, for no more of them than are over in a moment, and not again soon after it was wrong.
+runs are short, and for no more of them than are over in a moment. When one is not short after all, what waits behind it
+is given to others: so a mistake costs little, and may be made again soon. On a busy machine any run may become long.
 """
 
 __all__ = ['SHORT', 'LookAhead']
@@ -13,9 +14,8 @@ SHORT = 0.005
 #: The most that is fetched: more makes nothing faster.
 MOST = 24
 
-#: So many runs in a row must be short, before anything is fetched ahead; twice as many after each mistake.
+#: So many runs in a row must be short, before anything is fetched ahead.
 CAUTION = 16
-MOST_CAUTION = 1024
 
 #: How much one run says of how long runs take.
 WEIGHT = 1 / 16
@@ -36,7 +36,6 @@ class LookAhead:
         self._slots = slots
         self._mean = 0.0
         self._in_a_row = 0
-        self._caution = CAUTION
 
     def ran(self, took: float) -> None:
         """Take note of a run that has ended.
@@ -49,18 +48,14 @@ class LookAhead:
             return
         self._mean += (took - self._mean) * (WEIGHT if self._mean else 1.0)
         self._in_a_row += 1
-        if self._in_a_row < self._caution:
+        if self._in_a_row < CAUTION:
             return
-        if self._in_a_row % (4 * self._caution) == 0:
-            self._caution = max(CAUTION, self._caution // 2)
         fit = int(min(MOST, self._slots * SHORT / self._mean))
         # To change it costs round trips.
         if not self.window / 2 < fit < 2 * self.window:
             self.window = fit
 
     def stop(self) -> None:
-        """Fetch nothing ahead, and be slow to do it again: a run is not short."""
-        if self.window:
-            self._caution = min(MOST_CAUTION, 2 * self._caution)
+        """Fetch nothing ahead for now: a run is not short."""
         self.window = 0
         self._in_a_row = 0
