@@ -307,7 +307,8 @@ class Connection(asyncio.Protocol):
         self.writing = False
         drained, self._drained = self._drained, []
         for callback in drained:
-            callback()
+            # In the next turn: a transport of asyncio's that is closed in the middle of this is lost twice.
+            self._loop.call_soon(callback)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is no more."""
@@ -318,7 +319,10 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost(refused=self._refused)
-        self.resume_writing()
+        self.writing = False
+        drained, self._drained = self._drained, []
+        for callback in drained:
+            callback()
 
     # For exchanges
 
@@ -380,9 +384,10 @@ class Connection(asyncio.Protocol):
                 if not self._step():
                     break
             else:
-                # Others have their turn first.
-                self._hold()
-                self._loop.call_soon(self._release)
+                # Others have their turn first; who takes a piece of a body just now lets go by itself.
+                if not self._held:
+                    self._hold()
+                    self._loop.call_soon(self._release)
         except Malformed as error:
             self._refuse(error)
         except Exception:
