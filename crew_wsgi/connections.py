@@ -32,6 +32,9 @@ AHEAD = 64 * 1024
 #: So many pieces that are there already are taken before others have their turn.
 TURN = 8
 
+#: What is logged of a request line that cannot be read.
+UNREAD = httputil.RequestStartLine('-', '-', 'HTTP/1.1')
+
 #: A connection that has been idle for so long may be closed for another's sake, in seconds.
 SETTLED = 0.5
 
@@ -366,7 +369,10 @@ class Connection(asyncio.Protocol):
         if exchange is self._exchange and exchange.read:
             self._exchange = None
             if not self.closed:
-                self._advance()
+                if self._reader.size:
+                    self._advance()
+                else:
+                    self._throttle()
                 if self._exchange is None and not self._reader.begun:
                     self._server.idle(self)
 
@@ -489,7 +495,7 @@ class Exchange:
 
     def __init__(self, connection: Connection, begin: 'Callable[[Exchange], Delegate]') -> None:
         self.connection = connection
-        self.start_line = httputil.RequestStartLine('-', '-', 'HTTP/1.1')
+        self.start_line = UNREAD
         self.read = False
         self._answer: Answer | None = None
         self._written = self._over = False
