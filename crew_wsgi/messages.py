@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crew.exceptions import ProtocolError
-from crew_wsgi.headers import HeaderPairs, check_header, is_token
+from crew_wsgi.headers import HeaderPairs, check_headers, is_token
 
 __all__ = ['CONTENT_TYPE', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
 __all__ += ['encode_response']
@@ -70,8 +70,7 @@ class Request:
         """
         if not is_token(self.method):
             raise ValueError(f'{self.method!r} is not a method')
-        for name, value in self.headers:
-            check_header(name, value)
+        check_headers(self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +95,7 @@ class Response:
         """
         if not _STATUS.fullmatch(self.status):
             raise ValueError(f'{self.status[:80]!r} is not the status of a final response')
-        for name, value in self.headers:
-            check_header(name, value)
+        check_headers(self.headers)
 
     @property
     def code(self) -> int:
