@@ -40,6 +40,8 @@ requests = st.builds(
     scheme=st.sampled_from(['http', 'https']),
     client=addresses,
     server=addresses,
+    root=latin_1,
+    mount=latin_1,
     request_id=latin_1,
 )
 responses = st.builds(
@@ -58,6 +60,34 @@ def test_a_request_comes_back_as_it_was(request: Request) -> None:
 @given(responses)
 def test_a_response_comes_back_as_it_was(response: Response) -> None:
     assert decode_response(encode_response(response)) == response
+
+
+def head_of(data: bytes) -> bytes:
+    """Return the head in a message body."""
+    return data[8 : 8 + struct.unpack_from('>4xI', data)[0]]
+
+
+@given(requests)
+def test_the_head_of_a_request_is_what_json_writes(request: Request) -> None:
+    head = {
+        'method': request.method,
+        'target': request.target,
+        'version': request.version,
+        'headers': request.headers,
+        'scheme': request.scheme,
+        'client': request.client,
+        'server': request.server,
+        'root': request.root,
+        'mount': request.mount,
+        'id': request.request_id,
+    }
+    assert head_of(encode_request(request)) == json.dumps(head, separators=(',', ':')).encode()
+
+
+@given(responses)
+def test_the_head_of_a_response_is_what_json_writes(response: Response) -> None:
+    head = {'status': response.status, 'headers': response.headers}
+    assert head_of(encode_response(response)) == json.dumps(head, separators=(',', ':')).encode()
 
 
 def test_order_and_duplicates_of_headers_are_kept() -> None:
