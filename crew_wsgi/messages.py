@@ -30,6 +30,11 @@ _NO_FLAGS = 0
 
 MAX_HEAD = 1024 * 1024
 
+_DECODER = json.JSONDecoder()
+
+# RFC 8259 §2: what may stand around a value.
+_BLANKS = ' \t\n\r'
+
 _STATUS = re.compile(r'[2-5][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?')
 
 
@@ -131,18 +136,22 @@ def decode_request(data: bytes) -> Request:
     """
     head, body = _split(data)
     try:
+        client, server = _address(head['client']), _address(head['server'])
+        method, target, version, scheme = head['method'], head['target'], head['version'], head['scheme']
+        root, mount, request_id = head.get('root', ''), head.get('mount', ''), head['id']
+        _check_texts(method, target, version, scheme, client[0], server[0], root, mount, request_id)
         return Request(
-            method=_text(head['method']),
-            target=_text(head['target']),
-            version=_text(head['version']),
+            method=method,
+            target=target,
+            version=version,
             headers=_pairs(head['headers']),
             body=body,
-            scheme=_text(head['scheme']),
-            client=_address(head['client']),
-            server=_address(head['server']),
-            root=_text(head.get('root', '')),
-            mount=_text(head.get('mount', '')),
-            request_id=_text(head['id']),
+            scheme=scheme,
+            client=client,
+            server=server,
+            root=root,
+            mount=mount,
+            request_id=request_id,
         )
     except (KeyError, ValueError) as error:
         raise ProtocolError(f'malformed request head: {error}') from error
@@ -162,7 +171,9 @@ def decode_response(data: bytes) -> Response:
     """
     head, body = _split(data)
     try:
-        return Response(status=_text(head['status']), headers=_pairs(head['headers']), body=body)
+        status = head['status']
+        _check_texts(status)
+        return Response(status=status, headers=_pairs(head['headers']), body=body)
     except (KeyError, ValueError) as error:
         raise ProtocolError(f'malformed response head: {error}') from error
 
@@ -192,7 +203,11 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     if head_length > MAX_HEAD or end > len(data):
         raise ProtocolError(f'a head of {head_length} bytes is too long')
     try:
-        head = json.loads(data[_PREAMBLE.size : end])
+        # RFC 8259 §8.1. json.loads would take UTF-16 and lone surrogates for it, too.
+        text = str(data[_PREAMBLE.size : end], 'utf-8').strip(_BLANKS)
+        head, length = _DECODER.raw_decode(text)
+        if length != len(text):
+            raise ValueError(f'something follows its end at character {length}')
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f'the head is not JSON: {error}') from error
     if not isinstance(head, dict):
@@ -200,20 +215,36 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     return head, data[end:]
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f'not a string: {str(value)[:40]!r}')
-    value.encode('latin-1')
-    return value
+def _check_texts(*texts: Any) -> None:
+    """Check that all are strings of latin-1: together, and one by one only to say which is not."""
+    try:
+        plain = ''.join(texts).isascii()
+    except TypeError:
+        plain = False
+    if not plain:
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f'not a string: {str(text)[:40]!r}')
+            text.encode('latin-1')
 
 
-def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+def _pairs(value: Any) -> HeaderPairs:
+    """Return header fields, whose characters are still to be checked."""
+    if type(value) is not list:
         raise ValueError('headers are not a list of pairs')
-    return tuple((_text(name), _text(content)) for name, content in value)
+    pairs = []
+    for pair in value:
+        if type(pair) is not list or len(pair) != 2:
+            raise ValueError('headers are not a list of pairs')
+        name, content = pair
+        if type(name) is not str or type(content) is not str:
+            raise ValueError(f'a header is not a pair of strings: {str(pair)[:40]!r}')
+        pairs.append((name, content))
+    return tuple(pairs)
 
 
-def _address(value: Any) -> tuple[str, int]:
-    if not isinstance(value, list) or len(value) != 2 or type(value[1]) is not int or not 0 <= value[1] < 65536:
+def _address(value: Any) -> tuple[Any, int]:
+    """Return an address, whose host is still to be checked."""
+    if type(value) is not list or len(value) != 2 or type(value[1]) is not int or not 0 <= value[1] < 65536:
         raise ValueError('an address is not a pair of host and port')
-    return _text(value[0]), value[1]
+    return value[0], value[1]

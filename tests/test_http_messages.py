@@ -233,6 +233,18 @@ def test_a_request_that_lacks_a_field_is_a_protocol_error(field: str) -> None:
         message(b'\xff\xfe'),
         message(b'[' * 100_000),
         message(b'9' * 5000),
+        message(json.dumps(RESPONSE).encode() + b','),
+        message(json.dumps(RESPONSE).encode('utf-8-sig')),
+        message(json.dumps(RESPONSE).encode('utf-16')),
+        message(json.dumps(RESPONSE).encode('utf-16-le')),
+        message(json.dumps(RESPONSE).encode('utf-32')),
+        message(b'{"status": "200 OK", "headers": [], "other": "\xff"}'),
+        message(b'{"status": "200 OK", "headers": [], "other": "\xed\xa0\x80"}'),
+        message(b'{"status": "200 \\ud800", "headers": []}'),
+        message(b'{"status": "200 OK", "headers": [["a", "\\ud800"]]}'),
+        message(b'{"status": "200 OK", "headers": [["a", "\\u2603"]]}'),
+        message(b'{"status": "200 OK", "headers": ["ab"]}'),
+        message(b'{"status": "200 OK", "headers": [{"a": 1, "b": 2}]}'),
         message(b' ' * MAX_HEAD + b'{}'),
         message({'status': '200 OK', 'headers': [['a', 'b\r\nc: d']]}),
         message({'status': '200 OK\r\n', 'headers': []}),
@@ -245,6 +257,13 @@ def test_a_request_that_lacks_a_field_is_a_protocol_error(field: str) -> None:
 def test_a_malformed_response_is_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_response(data)
+
+
+def test_blanks_may_stand_around_a_head() -> None:
+    assert decode_response(message(b'\r\n\t ' + json.dumps(RESPONSE).encode() + b' \t\r\n')).status == '200 OK'
+    for blank in (b'\x0b', b'\x0c', b'\0', '\xa0'.encode()):
+        with pytest.raises(ProtocolError):
+            decode_response(message(json.dumps(RESPONSE).encode() + blank))
 
 
 @pytest.mark.parametrize('depth', [*range(100, 1100, 50), 5000, 100_000])
