@@ -5,10 +5,11 @@ of each are specified in docs/protocol.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypeAlias
 
 from crew.envelope import MAX_SHORT_STRING, Envelope
+from crew.values import value_class
 
 __all__ = [
     'Accept',
@@ -53,7 +54,7 @@ def _check_short(name: str, value: str) -> None:
         raise ValueError(f'{name} must have at most {MAX_SHORT_STRING} bytes of UTF-8')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Call:
     """A task to be run, from its caller.
 
@@ -107,7 +108,7 @@ class Call:
             raise ValueError(f'sent must be a time since the epoch, in seconds, not {self.sent}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Reply:
     """The value that a task returned; with ``more``, the beginning of one whose rest follows in chunks."""
 
@@ -119,7 +120,7 @@ class Reply:
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of a long body, either way.
 
@@ -147,7 +148,7 @@ class Chunk:
             raise ValueError(f'offset must be 0 to 2**63 - 1, not {self.offset}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Credit:
     """The receiver of a long body takes bytes up to this offset.
 
@@ -171,7 +172,7 @@ class Credit:
             raise ValueError(f'offset must be 0 to 2**63 - 1, not {self.offset}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Reset:
     """An answer that has begun will not come to its end.
 
@@ -186,7 +187,7 @@ class Reset:
     timeout: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why there is no value.
 
@@ -205,7 +206,7 @@ class Failure:
     traceback: str = ''
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Accept:
     """A worker holds the call: it runs (``ask`` false), or may run if the caller says so (``ask`` true).
 
@@ -240,7 +241,7 @@ class Accept:
             raise ValueError('ran and timeout must be finite numbers of seconds')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Go:
     """The caller's answer to a question: run it. ``reply_to`` says whose call it is."""
 
@@ -248,7 +249,7 @@ class Go:
     reply_to: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Stop:
     """The caller's answer to a question: drop it. ``reply_to`` says whose call it is."""
 
@@ -256,7 +257,7 @@ class Stop:
     reply_to: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """The caller no longer waits for a call that runs."""
 
@@ -265,14 +266,14 @@ class Cancel:
     reason: str = ''
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Returned:
     """A worker puts these calls back into the queue and has not started any of them."""
 
     correlation_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Publication:
     """A value for everybody who has subscribed to a channel.
 
@@ -297,7 +298,7 @@ class Publication:
         _check_id('channel', self.channel)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A call that came back from its queue.
 

@@ -8,11 +8,11 @@ them, and header fields are pairs in their order: an AMQP header table must fit 
 import json
 import re
 import struct
-from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from crew.exceptions import ProtocolError
+from crew.values import value_class
 from crew_wsgi.headers import HeaderPairs, check_headers, is_token
 
 __all__ = ['CONTENT_TYPE', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
@@ -38,7 +38,7 @@ _BLANKS = ' \t\n\r'
 _STATUS = re.compile(r'[2-5][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Request:
     """An HTTP request.
 
@@ -79,7 +79,7 @@ class Request:
         check_headers(self.headers)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Response:
     """A final HTTP response.
 
