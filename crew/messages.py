@@ -94,10 +94,13 @@ class Call:
         Raises:
             ValueError: a field is outside its range.
         """
-        _check_id('correlation_id', self.correlation_id)
-        _check_short('reply_to', self.reply_to)
-        _check_short('content_type', self.content_type)
-        _check_short('content_encoding', self.content_encoding)
+        texts = self.correlation_id + self.reply_to + self.content_type + self.content_encoding
+        if not (self.correlation_id and texts.isascii() and len(texts) <= MAX_SHORT_STRING):
+            # Nearly always all of them together are as short as each must be.
+            _check_id('correlation_id', self.correlation_id)
+            _check_short('reply_to', self.reply_to)
+            _check_short('content_type', self.content_type)
+            _check_short('content_encoding', self.content_encoding)
         if not (isinstance(self.priority, int) and 0 <= self.priority <= 255):
             raise ValueError(f'priority must be a whole number from 0 to 255, not {self.priority!r}')
         if self.expiration is not None and not 0 <= self.expiration <= MAX_EXPIRATION:
