@@ -153,9 +153,10 @@ def _decode_call(envelope: Envelope) -> Call | DeadLetter:
 
 
 def _call(envelope: Envelope) -> Call:
-    sent = envelope.headers.get(SENT_KEY)
-    timeout = envelope.headers.get(TIMEOUT_KEY)
-    runs = envelope.headers.get(RUNS_KEY, 0)
+    headers = envelope.headers
+    sent = headers.get(SENT_KEY)
+    timeout = headers.get(TIMEOUT_KEY)
+    runs = headers.get(RUNS_KEY, 0)
     if not 0 <= _number(runs) < 2**31:
         raise ValueError(f'not a number of runs: {runs}')
     call = Call(
@@ -170,9 +171,9 @@ def _call(envelope: Envelope) -> Call:
         persistent=envelope.persistent,
         sent=None if sent is None else _number(sent) / 1000,
         runs=int(runs),
-        more=_flag(envelope.headers.get(MORE_KEY, False)),
+        more=_flag(headers.get(MORE_KEY, False)),
         # Whoever holds a call may have to publish it again.
-        headers=checked_headers(user_headers(envelope.headers)),
+        headers=checked_headers(user_headers(headers)),
     )
     _check_more(call.more, call.reply_to)
     return call
@@ -481,6 +482,9 @@ def _checked_size(name: str, value: HeaderValue) -> int:
 
 def user_headers(headers: Mapping[str, Any]) -> dict[str, HeaderValue]:
     """Return what an application wrote among a message's headers."""
+    if _OWN.issuperset(headers):
+        # Of nearly all messages.
+        return {}
     return {
         # pika has an integer type of its own.
         name: int(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -503,6 +507,8 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _number(value: Any) -> float:
+    if type(value) is int:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f'not a number: {str(value)[:40]!r}')
     return value

@@ -1,15 +1,17 @@
 """AMQP properties and body as one frozen value: what crew knows of a message on the wire, in no library's classes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from crew.values import value_class
 
 __all__ = ['Envelope']
 
 MAX_SHORT_STRING = 255
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """One message as the broker carries it (AMQP 0-9-1, class *basic*).
 

@@ -5,10 +5,11 @@ of each are specified in docs/protocol.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypeAlias
 
 from crew.envelope import MAX_SHORT_STRING, Envelope
+from crew.values import value_class
 
 __all__ = [
     'Accept',
@@ -53,7 +54,7 @@ def _check_short(name: str, value: str) -> None:
         raise ValueError(f'{name} must have at most {MAX_SHORT_STRING} bytes of UTF-8')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Call:
     """A task to be run, from its caller.
 
@@ -93,10 +94,13 @@ class Call:
         Raises:
             ValueError: a field is outside its range.
         """
-        _check_id('correlation_id', self.correlation_id)
-        _check_short('reply_to', self.reply_to)
-        _check_short('content_type', self.content_type)
-        _check_short('content_encoding', self.content_encoding)
+        texts = self.correlation_id + self.reply_to + self.content_type + self.content_encoding
+        if not (self.correlation_id and texts.isascii() and len(texts) <= MAX_SHORT_STRING):
+            # Nearly always all of them together are as short as each must be.
+            _check_id('correlation_id', self.correlation_id)
+            _check_short('reply_to', self.reply_to)
+            _check_short('content_type', self.content_type)
+            _check_short('content_encoding', self.content_encoding)
         if not (isinstance(self.priority, int) and 0 <= self.priority <= 255):
             raise ValueError(f'priority must be a whole number from 0 to 255, not {self.priority!r}')
         if self.expiration is not None and not 0 <= self.expiration <= MAX_EXPIRATION:
@@ -107,7 +111,7 @@ class Call:
             raise ValueError(f'sent must be a time since the epoch, in seconds, not {self.sent}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Reply:
     """The value that a task returned; with ``more``, the beginning of one whose rest follows in chunks."""
 
@@ -119,7 +123,7 @@ class Reply:
     headers: Mapping[str, HeaderValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of a long body, either way.
 
@@ -147,7 +151,7 @@ class Chunk:
             raise ValueError(f'offset must be 0 to 2**63 - 1, not {self.offset}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Credit:
     """The receiver of a long body takes bytes up to this offset.
 
@@ -171,7 +175,7 @@ class Credit:
             raise ValueError(f'offset must be 0 to 2**63 - 1, not {self.offset}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Reset:
     """An answer that has begun will not come to its end.
 
@@ -186,7 +190,7 @@ class Reset:
     timeout: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why there is no value.
 
@@ -205,7 +209,7 @@ class Failure:
     traceback: str = ''
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Accept:
     """A worker holds the call: it runs (``ask`` false), or may run if the caller says so (``ask`` true).
 
@@ -240,7 +244,7 @@ class Accept:
             raise ValueError('ran and timeout must be finite numbers of seconds')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Go:
     """The caller's answer to a question: run it. ``reply_to`` says whose call it is."""
 
@@ -248,7 +252,7 @@ class Go:
     reply_to: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Stop:
     """The caller's answer to a question: drop it. ``reply_to`` says whose call it is."""
 
@@ -256,7 +260,7 @@ class Stop:
     reply_to: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """The caller no longer waits for a call that runs."""
 
@@ -265,14 +269,14 @@ class Cancel:
     reason: str = ''
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Returned:
     """A worker puts these calls back into the queue and has not started any of them."""
 
     correlation_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Publication:
     """A value for everybody who has subscribed to a channel.
 
@@ -297,7 +301,7 @@ class Publication:
         _check_id('channel', self.channel)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A call that came back from its queue.
 

@@ -40,6 +40,8 @@ requests = st.builds(
     scheme=st.sampled_from(['http', 'https']),
     client=addresses,
     server=addresses,
+    root=latin_1,
+    mount=latin_1,
     request_id=latin_1,
 )
 responses = st.builds(
@@ -58,6 +60,34 @@ def test_a_request_comes_back_as_it_was(request: Request) -> None:
 @given(responses)
 def test_a_response_comes_back_as_it_was(response: Response) -> None:
     assert decode_response(encode_response(response)) == response
+
+
+def head_of(data: bytes) -> bytes:
+    """Return the head in a message body."""
+    return data[8 : 8 + struct.unpack_from('>4xI', data)[0]]
+
+
+@given(requests)
+def test_the_head_of_a_request_is_what_json_writes(request: Request) -> None:
+    head = {
+        'method': request.method,
+        'target': request.target,
+        'version': request.version,
+        'headers': request.headers,
+        'scheme': request.scheme,
+        'client': request.client,
+        'server': request.server,
+        'root': request.root,
+        'mount': request.mount,
+        'id': request.request_id,
+    }
+    assert head_of(encode_request(request)) == json.dumps(head, separators=(',', ':')).encode()
+
+
+@given(responses)
+def test_the_head_of_a_response_is_what_json_writes(response: Response) -> None:
+    head = {'status': response.status, 'headers': response.headers}
+    assert head_of(encode_response(response)) == json.dumps(head, separators=(',', ':')).encode()
 
 
 def test_order_and_duplicates_of_headers_are_kept() -> None:
@@ -203,6 +233,18 @@ def test_a_request_that_lacks_a_field_is_a_protocol_error(field: str) -> None:
         message(b'\xff\xfe'),
         message(b'[' * 100_000),
         message(b'9' * 5000),
+        message(json.dumps(RESPONSE).encode() + b','),
+        message(json.dumps(RESPONSE).encode('utf-8-sig')),
+        message(json.dumps(RESPONSE).encode('utf-16')),
+        message(json.dumps(RESPONSE).encode('utf-16-le')),
+        message(json.dumps(RESPONSE).encode('utf-32')),
+        message(b'{"status": "200 OK", "headers": [], "other": "\xff"}'),
+        message(b'{"status": "200 OK", "headers": [], "other": "\xed\xa0\x80"}'),
+        message(b'{"status": "200 \\ud800", "headers": []}'),
+        message(b'{"status": "200 OK", "headers": [["a", "\\ud800"]]}'),
+        message(b'{"status": "200 OK", "headers": [["a", "\\u2603"]]}'),
+        message(b'{"status": "200 OK", "headers": ["ab"]}'),
+        message(b'{"status": "200 OK", "headers": [{"a": 1, "b": 2}]}'),
         message(b' ' * MAX_HEAD + b'{}'),
         message({'status': '200 OK', 'headers': [['a', 'b\r\nc: d']]}),
         message({'status': '200 OK\r\n', 'headers': []}),
@@ -215,6 +257,13 @@ def test_a_request_that_lacks_a_field_is_a_protocol_error(field: str) -> None:
 def test_a_malformed_response_is_a_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_response(data)
+
+
+def test_blanks_may_stand_around_a_head() -> None:
+    assert decode_response(message(b'\r\n\t ' + json.dumps(RESPONSE).encode() + b' \t\r\n')).status == '200 OK'
+    for blank in (b'\x0b', b'\x0c', b'\0', '\xa0'.encode()):
+        with pytest.raises(ProtocolError):
+            decode_response(message(json.dumps(RESPONSE).encode() + blank))
 
 
 @pytest.mark.parametrize('depth', [*range(100, 1100, 50), 5000, 100_000])
