@@ -68,6 +68,8 @@ def authority(target: str) -> str:
 
 
 def _unquoted(path: str) -> str:
+    if '%' not in path:
+        return path
     return unquote_to_bytes(path.encode('latin-1')).decode('latin-1')
 
 

@@ -113,6 +113,8 @@ class _Execution:
         self._status: str | None = None
         self._headers: HeaderPairs = ()
         self._length: int | None = None
+        # A response to HEAD, a 204 or a 304 has no body (RFC 9110 §6.4.1).
+        self._bodiless = False
         self._pieces: list[bytes] = []
         self._size = 0
         self._begun = False
@@ -131,10 +133,11 @@ class _Execution:
                 exc_info = None  # it holds the frame that holds it
         elif self._status is not None:
             raise ApplicationError('start_response was called twice without exc_info')
-        self._headers = end_to_end(self._checked(status, headers))
+        passing = end_to_end(self._checked(status, headers))
+        self._headers, self._length = _without_length(passing)
         self._status = status
-        self._length = self._content_length()
-        if len(self._headers) < len(headers):
+        self._bodiless = self._method == 'HEAD' or status[:3] in ('204', '304')
+        if len(passing) < len(headers):
             log.warning('request %s: hop-by-hop headers were dropped, they are the server’s own', self._request_id)
         return self.write
 
@@ -192,11 +195,15 @@ class _Execution:
             raise ApplicationError(f'the status must be a string, not {type(status).__name__}')
         if not isinstance(headers, list):
             raise ApplicationError(f'the headers must be a list, not {type(headers).__name__}')
+        stripped = []
         for pair in headers:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            if not (isinstance(pair, tuple) and len(pair) == 2):
                 raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
-        # RFC 9110 §5.5: blanks around a value do not belong to it.
-        stripped = [(name, value.strip(' \t')) for name, value in headers]
+            name, value = pair
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
+            # RFC 9110 §5.5: blanks around a value do not belong to it.
+            stripped.append((name, value.strip(' \t')))
         try:
             Response(status=status, headers=stripped)
         except ValueError as error:
@@ -207,12 +214,8 @@ class _Execution:
 
     @property
     def satisfied(self) -> bool:
-        """Whether no more of the body is needed: a response to HEAD, a 204 or a 304 has none (RFC 9110 §6.4.1)."""
-        return self._bodiless and self._status is not None
-
-    @property
-    def _bodiless(self) -> bool:
-        return self._method == 'HEAD' or (self._status or '')[:3] in ('204', '304')
+        """Whether no more of the body is needed."""
+        return self._bodiless
 
     def finish(self) -> Response | None:
         """Return the response, or None if all of it has gone to the stream.
@@ -239,16 +242,21 @@ class _Execution:
 
     def _response(self, body: bytes, length: int | None) -> Response:
         # One Content-Length in one spelling, whatever the application wrote: 05, or 5 twice, is where smuggling begins.
-        headers = [(name, value) for name, value in self._headers if name.lower() != 'content-length']
-        if length is not None:
-            headers.append(('Content-Length', str(length)))
+        headers = self._headers if length is None else [*self._headers, ('Content-Length', str(length))]
         return Response(status=self._status or '', headers=headers, body=body)
 
-    def _content_length(self) -> int | None:
-        values = {value for name, value in self._headers if name.lower() == 'content-length'}
-        if not values:
-            return None
-        value = values.pop()
-        if values or not (value.isascii() and value.isdigit()):
-            raise ApplicationError('the Content-Length of the response is not one number')
-        return int(value)
+
+def _without_length(headers: HeaderPairs) -> tuple[HeaderPairs, int | None]:
+    """Return the other header fields, and what Content-Length says, if it is there.
+
+    Raises:
+        ApplicationError: it is not one number.
+    """
+    others = [pair for pair in headers if pair[0].lower() != 'content-length']
+    if len(others) == len(headers):
+        return others, None
+    values = {value for name, value in headers if name.lower() == 'content-length'}
+    value = values.pop()
+    if values or not (value.isascii() and value.isdigit()):
+        raise ApplicationError('the Content-Length of the response is not one number')
+    return others, int(value)

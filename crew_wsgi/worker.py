@@ -58,14 +58,17 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
     """
 
     def task(run: Run) -> Outcome:
+        def disconnected() -> bool:
+            return run.cancelled
+
         # Calls that the application makes get no more time than it has itself.
         deadlines.enter(run.time_left())
         request = decode_request(run.call.body)
         run.describe(f'{request.method} {request.target} (request {request.request_id})')
         body = _body(run, request)
         environ = build_environ(request, body, multithread=multithread, multiprocess=multiprocess)
-        environ['crew.disconnected'] = lambda: run.cancelled
-        response = run_application(application, environ, _Answer(run), cancelled=lambda: run.cancelled)
+        environ['crew.disconnected'] = disconnected
+        response = run_application(application, environ, _Answer(run), cancelled=disconnected)
         if response is None:
             return None
         _log_answer(run, response)
@@ -83,10 +86,11 @@ def _body(run: Run, request: Request) -> BinaryIO | None:
 
 
 def _log_answer(run: Run, response: Response) -> None:
-    milliseconds = 1000 * (run.timeout - run.time_left())
     # Frameworks log their own exceptions, but know no request id; this line beside it has it.
     level = logging.WARNING if response.code >= 500 else logging.DEBUG
-    log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
+    if log.isEnabledFor(level):
+        milliseconds = 1000 * (run.timeout - run.time_left())
+        log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
 
 
 class _Body(io.RawIOBase):

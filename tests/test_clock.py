@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -49,7 +48,7 @@ def test_what_starts_is_read_as_it_was_written(clock: Clock) -> None:
 
 def test_each_slot_has_its_own_record(clock: Clock) -> None:
     for slot in range(3):
-        clock.start(slot, replace(RECORD, correlation_id=str(slot)))
+        clock.start(slot, RECORD._replace(correlation_id=str(slot)))
     clock.stop(1)
     assert [record.correlation_id for record in clock.running()] == ['0', '2']
 
@@ -61,7 +60,7 @@ def test_a_slot_that_is_free_shows_nothing(clock: Clock) -> None:
 
 
 def test_a_short_record_leaves_nothing_of_a_long_one(clock: Clock) -> None:
-    clock.start(0, replace(RECORD, correlation_id='x' * 255, reply_to='y' * 255, text='z' * 512))
+    clock.start(0, RECORD._replace(correlation_id='x' * 255, reply_to='y' * 255, text='z' * 512))
     clock.start(0, RECORD)
     assert clock.running() == [RECORD]
 
@@ -69,13 +68,13 @@ def test_a_short_record_leaves_nothing_of_a_long_one(clock: Clock) -> None:
 def test_a_run_can_be_described_while_it_runs(clock: Clock) -> None:
     clock.start(2, RECORD)
     clock.describe(2, 'POST /report')
-    assert clock.running() == [replace(RECORD, text='POST /report')]
+    assert clock.running() == [RECORD._replace(text='POST /report')]
 
 
 def test_a_run_of_which_the_caller_has_heard_says_so(clock: Clock) -> None:
     clock.start(0, RECORD)
     clock.accept(0)
-    assert clock.running() == [replace(RECORD, accepted=True)]
+    assert clock.running() == [RECORD._replace(accepted=True)]
     clock.start(0, RECORD)
     assert clock.running() == [RECORD]
 
@@ -85,7 +84,7 @@ def test_a_run_whose_time_begins_anew_is_read_so(clock: Clock) -> None:
     clock.start(1, RECORD)
     clock.accept(1)
     clock.renew(1, 100.25, 30.5)
-    assert clock.running() == [RECORD, replace(RECORD, started=100.25, timeout=30.5, accepted=True)]
+    assert clock.running() == [RECORD, RECORD._replace(started=100.25, timeout=30.5, accepted=True)]
     clock.stop(1)
     clock.renew(1, 200.0, 30.5)
     assert clock.running() == [RECORD]
@@ -96,7 +95,7 @@ def test_whatever_the_time_a_renewed_record_is_whole(started: float, timeout: fl
     clock = Clock(1)
     clock.start(0, RECORD)
     clock.renew(0, started, timeout)
-    assert clock.running() == [replace(RECORD, started=started, timeout=timeout)]
+    assert clock.running() == [RECORD._replace(started=started, timeout=timeout)]
     clock.close()
 
 
@@ -109,7 +108,7 @@ def test_a_record_that_is_being_renewed_is_never_half_old(clock: Clock, written:
     after = bytes(clock._memory[at : at + 24])
     for torn in (after[:written] + before[written:], after[:written] + bytes(24 - written)):
         clock._memory[at : at + 24] = torn
-        assert clock.running() in ([], [RECORD], [replace(RECORD, started=98765.4321, timeout=43.21)])
+        assert clock.running() in ([], [RECORD], [RECORD._replace(started=98765.4321, timeout=43.21)])
 
 
 def test_a_process_says_where_it_is_reached_and_when_it_leaves(clock: Clock) -> None:
@@ -123,12 +122,12 @@ def test_a_process_says_where_it_is_reached_and_when_it_leaves(clock: Clock) -> 
 @pytest.mark.parametrize('text', ['x' * 10_000, 'ü' * 10_000, 'x' + '\U0001f600' * 10_000])
 def test_a_long_text_is_cut_and_harms_no_other_record(clock: Clock, text: str) -> None:
     clock.start(1, RECORD)
-    clock.start(0, replace(RECORD, text=text))
+    clock.start(0, RECORD._replace(text=text))
     clock.describe(2, text)
     long, other = clock.running()
     assert text.startswith(long.text.rstrip('\ufffd'))
     assert len(long.text) >= 128
-    assert replace(long, text=RECORD.text) == other == RECORD
+    assert long._replace(text=RECORD.text) == other == RECORD
 
 
 @pytest.mark.parametrize('text', ['\ud800', 'a\udcffb'])
@@ -139,7 +138,7 @@ def test_a_text_that_is_no_utf_8_can_be_written(clock: Clock, text: str) -> None
 
 
 def test_the_longest_ids_that_amqp_knows_are_whole(clock: Clock) -> None:
-    record = replace(RECORD, correlation_id='i' * 255, reply_to='q' * 255)
+    record = RECORD._replace(correlation_id='i' * 255, reply_to='q' * 255)
     clock.start(0, record)
     clock.set_inbox('b' * 255)
     clock.set_ready()
@@ -180,7 +179,7 @@ def test_the_supervisor_reads_what_a_child_wrote(clock: Clock) -> None:
 
     in_another_process(write)
     assert (clock.was_ready, clock.inbox) == (True, 'crew.worker.1')
-    assert clock.running() == [replace(RECORD, text='POST /report')]
+    assert clock.running() == [RECORD._replace(text='POST /report')]
 
 
 def test_a_child_reads_what_its_parent_wrote(clock: Clock) -> None:

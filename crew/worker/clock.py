@@ -7,7 +7,7 @@ half-written fails its check and is read again.
 
 import mmap
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ['Clock', 'Record']
 
@@ -16,13 +16,13 @@ _REASON_AT = struct.calcsize('=B256s')
 _RECORD = struct.Struct('=BBdddH256sH256sH512s')
 _TIMES_AT = struct.calcsize('=BB')
 _TEXT_AT = struct.calcsize('=BBdddH256sH256s')
+_TEXT = struct.Struct('=H512s')
 
 _IDLE, _RUNNING = 0, 1
 _READY, _LEAVING = 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What one slot runs.
 
     Args:
@@ -78,7 +78,7 @@ class Clock:
     def set_reason(self, text: str) -> None:
         """Note why the process cannot start, for a person."""
         cut = _cut(text)
-        struct.pack_into('=H512s', self._memory, _REASON_AT, len(cut), cut)
+        _TEXT.pack_into(self._memory, _REASON_AT, len(cut), cut)
 
     def set_ready(self) -> None:
         """Note that the process takes calls."""
@@ -92,9 +92,10 @@ class Clock:
         """Note that a slot begins a run."""
         id_bytes, reply_bytes = record.correlation_id.encode()[:256], record.reply_to.encode()[:256]
         text = _cut(record.text)
+        at = self._at(slot)
         _RECORD.pack_into(
             self._memory,
-            self._at(slot),
+            at,
             _IDLE,
             record.accepted,
             record.started,
@@ -108,7 +109,7 @@ class Clock:
             text,
         )
         # Last, for packing zeroes the record first: half-written, it must not look like a run.
-        self._memory[self._at(slot)] = _RUNNING
+        self._memory[at] = _RUNNING
 
     def renew(self, slot: int, started: float, timeout: float) -> None:
         """Note that the time of a slot's run begins anew.
@@ -123,7 +124,7 @@ class Clock:
     def describe(self, slot: int, text: str) -> None:
         """Note what a slot's run is, for a person."""
         cut = _cut(text)
-        struct.pack_into('=H512s', self._memory, self._at(slot) + _TEXT_AT, len(cut), cut)
+        _TEXT.pack_into(self._memory, self._at(slot) + _TEXT_AT, len(cut), cut)
 
     def accept(self, slot: int) -> None:
         """Note that the caller has heard of a slot's run."""
@@ -153,7 +154,7 @@ class Clock:
     @property
     def reason(self) -> str:
         """Why the process cannot start, as far as it could say; or empty."""
-        size, text = struct.unpack_from('=H512s', self._memory, _REASON_AT)
+        size, text = _TEXT.unpack_from(self._memory, _REASON_AT)
         return str(text[:size].decode('utf-8', 'replace'))
 
     def running(self) -> list[Record]:

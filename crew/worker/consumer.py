@@ -108,7 +108,6 @@ class _Queue:
     terms: Terms
     consumers: list[tuple[Channel, str]] = field(default_factory=list)
     looking: tuple[Channel, str] | None = None
-    paused: bool = False
 
 
 class Consumer:
@@ -143,6 +142,7 @@ class Consumer:
         self._ahead: Channel | None = None
         self._notes: Channel | None = None
         self._queues: dict[str, _Queue] = {}
+        self._paused: set[_Queue] = set()  # those whose consumers are stopped, for there is no slot for their calls
         self._moving = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: Connection | None = None
@@ -227,6 +227,7 @@ class Consumer:
         self._queues = {
             queue.name: _Queue(queue.name, terms) for queue, terms in zip(queues, settings.queues, strict=True)
         }
+        self._paused.clear()
         self._window = 0
         if settings.prefetch is not None and settings.prefetch > settings.slots:
             # Its own channel, so that it can be given back without the deliveries that run.
@@ -261,6 +262,7 @@ class Consumer:
         self._connection = self._channel = self._ahead = self._notes = None
         self._window = 0
         self._queues = {}
+        self._paused.clear()
         unbegun = self._take_unbegun()
         for held, run in self._runs.items():
             self._break(held, run, reason)
@@ -386,10 +388,10 @@ class Consumer:
             self._publish(action)
         elif isinstance(action, Ack):
             held.delivery.channel.ack(held.delivery.tag)
-        elif isinstance(action, AckEarly):
-            self._spawn(self._ack_early(held))
         elif isinstance(action, Start):
             self._start(held)
+        elif isinstance(action, AckEarly):
+            self._spawn(self._ack_early(held))
         elif isinstance(action, Retract):
             self._retract()
         elif isinstance(action, Drop):
@@ -584,7 +586,7 @@ class Consumer:
                 await channel.cancel(tag)
             # What has been decided meanwhile is carried out by whoever comes next.
             window = self._window
-            if window and not queue.paused and not self._ending:
+            if window and queue not in self._paused and not self._ending:
                 ahead = await self._open_ahead()
                 tag = await ahead.consume(
                     queue.name, partial(self._arrived, queue=queue), prefetch=window, priority=BEHIND
@@ -605,10 +607,6 @@ class Consumer:
 
     # Giving back while others run
 
-    @property
-    def _paused(self) -> bool:
-        return any(queue.paused for queue in self._queues.values())
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(self._moved(work))
         self._tasks.add(task)
@@ -626,8 +624,8 @@ class Consumer:
         """Consume no more from the queues that these came from, and put them back."""
         for name in {topology.task_queue_name(held.terms.task) for held in unstarted}:
             queue = self._queues.get(name)
-            if queue is not None and not queue.paused:
-                queue.paused = True
+            if queue is not None and queue not in self._paused:
+                self._paused.add(queue)
                 await self._stop_consuming(queue)
         await self._put_back(unstarted)
         if self._deliveries.has_room:
@@ -636,8 +634,8 @@ class Consumer:
     async def _resume(self, acks: list[Ack]) -> None:
         """Consume again what was paused, and only then acknowledge what has ended."""
         for queue in self._queues.values():
-            if queue.paused and not self._ending:
-                queue.paused = False
+            if queue in self._paused and not self._ending:
+                self._paused.discard(queue)
                 await self._consume(queue)
         for ack in acks:
             ack.held.delivery.channel.ack(ack.held.delivery.tag)
@@ -649,7 +647,7 @@ class Consumer:
         text = self._runs[held].text if held in self._runs else f'call {held.call.correlation_id}'
         if not self._deliveries.has_room:
             for queue in self._queues.values():
-                queue.paused = True
+                self._paused.add(queue)
                 await self._stop_consuming(queue)
         held.delivery.channel.ack(held.delivery.tag)
         if held.call.reply_to:

@@ -54,6 +54,7 @@ An overdue delivery keeps its slot and its ack: a thread that does not end is no
 another call to wait behind it.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ class Held:
     finished: bool = False
     answering: bool = False
     paused: bool = False
-    release_by: float = float('inf')
+    release_by: float = math.inf
     acked: bool = False
 
     @property
@@ -206,7 +207,10 @@ class Held:
 Key: TypeAlias = tuple[str, str | Held]
 
 
-@dataclass(frozen=True, slots=True)
+# Three actions that each call needs are not frozen: that would make each of them three times as dear.
+
+
+@dataclass(slots=True)
 class Publish:
     """Send a message to the caller on the channel of the delivery."""
 
@@ -214,7 +218,7 @@ class Publish:
     message: Accept | Reply | Failure | Reset
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ack:
     """Acknowledge the delivery."""
 
@@ -236,7 +240,7 @@ class Drop:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
     """Run the call."""
 
@@ -350,8 +354,9 @@ class Deliveries:
         self._running: dict[Key, Held] = {}
         self._orphans: set[Held] = set()
         self._draining = False
+        self._began = 0.0  # when a run last began, or went on: while no slot is free, the youngest of those there are
         self._acked = 0  # how many of those that run the broker does not know of any more
-        self._soonest = float('inf')  # nothing is due before; a lower bound, so that finishing costs no search
+        self._soonest = math.inf  # nothing is due before; a lower bound, so that finishing costs no search
 
     @property
     def running(self) -> list[Held]:
@@ -361,7 +366,7 @@ class Deliveries:
     @property
     def busy(self) -> bool:
         """Whether any call is running that may come to an end: that of a stopped one is its clean-up."""
-        return any(held.state is State.RUNNING or held.due < float('inf') for held in self.running)
+        return any(held.state is State.RUNNING or held.due < math.inf for held in self.running)
 
     @property
     def has_room(self) -> bool:
@@ -395,10 +400,11 @@ class Deliveries:
         """
         held = Held(delivery, call, terms, self._timeout(call, wall), delivery.redelivered, arrived=now)
         held.release_by = now + HELD_AT_MOST * self._limits.consumer_timeout
-        self._soonest = min(self._soonest, held.release_by)
+        self._look_at(held.release_by)
         if not call.reply_to:
             return self._arrive_alone(held, now)
-        if self._has(held.key):
+        key = held.key
+        if self._has(key):
             return [Drop(held, 'a call with the same id and the same caller is here already')]
         waited = _waited(call, wall)
         # When draining too: put back without a question, a redelivery would count as never started.
@@ -408,8 +414,9 @@ class Deliveries:
         return [self._ask(held, now)]
 
     def _has(self, key: Key) -> bool:
-        known = key in self._asking or key in self._running or key in self._queued
-        return known or any(key == other.key for other in self._ready)
+        if key in self._running or key in self._queued or key in self._asking:
+            return True
+        return bool(self._ready) and any(key == other.key for other in self._ready)
 
     def _arrive_alone(self, held: Held, now: float) -> list[Action]:
         """Take a call that nobody waits for, so that nobody can be asked about it."""
@@ -441,50 +448,49 @@ class Deliveries:
         actions = self._start_ready(now)
         if self._ready and not self._draining and not self._free and not self._gives_back and self._look is not None:
             # It is looked later: what runs may have ended, and not be reported yet.
-            self._soonest = min(self._soonest, self._youngest(now) + SHORT)
+            self._look_at(self._began + SHORT)
         return actions
 
     def _start_ready(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self._queued and self._free:
+        free = self._free
+        while self._queued and free > 0:
             self._begin(self._queued.pop(next(iter(self._queued))), now)
-        while self._ready and not self._draining and (self._free > self._kept(now) or self._may_queue(now)):
+            free -= 1
+        while self._ready and not self._draining and (free > self._kept(now) or self._may_queue(free, now)):
             held = self._ready.popleft()
             if now - held.arrived > FRESH and held.call.reply_to and not held.accepted:
                 # It waited here for a slot. After a *go* there is no need to ask: its caller knows where to cancel it.
                 actions.append(self._ask(held, now))
                 continue
-            if not self._free:
-                held.state = State.QUEUED
-                self._queued[held.key] = held
-                self._soonest = min(self._soonest, self._youngest(now) + SHORT)
-            else:
+            if free > 0:
                 held.started = now
                 if held.call.more and not held.accepted:
                     actions.append(self._say_accept(held, now))
                 self._begin(held, now)
+                free -= 1
+            else:
+                held.state = State.QUEUED
+                self._queued[held.key] = held
+                self._look_at(self._began + SHORT)
             actions.append(Start(held))
-        if self._gives_back and self._ready and not self._draining and not self._free:
+        if self._gives_back and self._ready and not self._draining and free <= 0:
             actions += self._give_back_late(now)
         return actions
 
     def _begin(self, held: Held, now: float) -> None:
         held.state = State.RUNNING
-        held.started = now
+        held.started = self._began = now
         self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
         self._running[held.key] = held
         if self._look is not None and self._look.window and not self._free:
-            self._soonest = min(self._soonest, now + SHORT)
+            self._look_at(now + SHORT)
 
-    def _may_queue(self, now: float) -> bool:
+    def _may_queue(self, free: int, now: float) -> bool:
         """Return whether the next call may be given away before there is a slot for it."""
-        if self._free or len(self._queued) >= self._ahead or self._ready[0].call.more:
+        if free or len(self._queued) >= self._ahead or self._ready[0].call.more:
             return False
-        return now < self._youngest(now) + SHORT
-
-    def _youngest(self, now: float) -> float:
-        """Return when the last of those that run began."""
-        return max((held.started for held in self.running), default=now)
+        return now < self._began + SHORT
 
     def retracted(self, unbegun: Sequence[Held], *, now: float) -> list[Action]:
         """Take back calls that were given away too early, in their order; those that are not among them have begun."""
@@ -502,12 +508,12 @@ class Deliveries:
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
         kept = 0
-        if self._gives_back:
+        if self._asking and self._gives_back:
             for held in self._asking.values():
                 until = held.due - ANSWER_WITHIN + GIVE_BACK_AFTER
                 if held.arrived < self._ready[0].arrived and now < until:
                     kept += 1
-                    self._soonest = min(self._soonest, until)
+                    self._look_at(until)
         return kept
 
     def _make_ready(self, held: Held) -> None:
@@ -518,9 +524,9 @@ class Deliveries:
 
     def _give_back_late(self, now: float) -> list[Action]:
         """Give back what waits for slots that have been taken for long; look again when they have been."""
-        late = self._youngest(now) + GIVE_BACK_AFTER
+        late = self._began + GIVE_BACK_AFTER
         if now < late:
-            self._soonest = min(self._soonest, late)
+            self._look_at(late)
             return []
         return self._give_back_ready()
 
@@ -533,9 +539,9 @@ class Deliveries:
         looks = self._look is not None and bool(self._look.window)
         if self._free or not (looks or self._queued or (self._ready and self._look is not None)):
             return []
-        late = self._youngest(now) + SHORT
+        late = self._began + SHORT
         if now < late:
-            self._soonest = min(self._soonest, late)
+            self._look_at(late)
             return []
         actions: list[Action] = []
         if self._look is not None and looks:
@@ -611,7 +617,7 @@ class Deliveries:
         """Take note that a run goes on: its time begins anew."""
         held.paused = False
         if held.state is State.RUNNING:
-            held.started = now
+            held.started = self._began = now
             self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
 
     def pause(self, held: Held, *, now: float) -> None:
@@ -654,11 +660,16 @@ class Deliveries:
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`tick` is due next: nothing is due before, perhaps nothing then. None when idle."""
-        return None if self._soonest == float('inf') else self._soonest
+        return None if self._soonest == math.inf else self._soonest
 
     def _set_due(self, held: Held, due: float) -> None:
         held.due = due
-        self._soonest = min(self._soonest, due)
+        self._look_at(due)
+
+    def _look_at(self, due: float) -> None:
+        """Have :meth:`tick` called at this time or before."""
+        if due < self._soonest:
+            self._soonest = due
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due."""
@@ -680,13 +691,13 @@ class Deliveries:
                 *(min(held.due, held.release_by) for held in self.running),
                 *(held.release_by for held in self._ready),
             ),
-            default=float('inf'),
+            default=math.inf,
         )
         actions += self._start_ready(now)
         return actions + self._look_back(now)
 
     def _ack_early(self, held: Held, now: float) -> list[Action]:
-        held.release_by = float('inf')
+        held.release_by = math.inf
         held.acked = True
         self._acked += 1
         if held.state is not State.RUNNING or not held.call.reply_to:
@@ -698,7 +709,7 @@ class Deliveries:
     def _due(self, held: Held, now: float) -> list[Action]:
         over = held.started + held.timeout
         if held.state is State.OVERDUE:
-            held.due = held.release_by = float('inf')
+            held.due = held.release_by = math.inf
             return [Replace(held)]
         if held.paused:
             held.due = now + PING_EVERY
@@ -765,7 +776,7 @@ class Deliveries:
         for held in (*self._running.values(), *self._queued.values()):
             held.orphaned = True
             # The broker has taken it back, unless it was acked.
-            held.release_by = float('inf')
+            held.release_by = math.inf
         self._orphans.update(self._running.values(), self._queued.values())
         self._running.clear()
         self._queued.clear()

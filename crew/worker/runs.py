@@ -158,7 +158,9 @@ class Run:
         """Take note that it begins in this slot, for the supervisor too."""
         self.slot = slot
         self.started = time.monotonic()
-        self._clock.start(slot, self._record())
+        call = self.call
+        record = Record(call.correlation_id, call.reply_to, self.started, self.timeout, self._accepted, self.text)
+        self._clock.start(slot, record)
 
     def end(self) -> None:
         """Take note that it has ended, and that its slot is free."""
@@ -211,16 +213,6 @@ class Run:
     def time_left(self) -> float:
         """Return how long the run may go on, in seconds; negative when its time is over."""
         return self.started + self.timeout - time.monotonic()
-
-    def _record(self) -> Record:
-        return Record(
-            correlation_id=self.call.correlation_id,
-            reply_to=self.call.reply_to,
-            started=self.started,
-            timeout=self.timeout,
-            accepted=self._accepted,
-            text=self.text,
-        )
 
 
 Task: TypeAlias = Callable[[Run], Outcome]
