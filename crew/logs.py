@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Literal
 
-__all__ = ['LogFormat', 'restore', 'set_up']
+__all__ = ['LogFormat', 'restore', 'set_up', 'spare_threads']
 
 LogFormat = Literal['text', 'json']
 
@@ -72,6 +72,11 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INF
         # They report as errors what crew reports in its own words.
         logging.getLogger('pika').setLevel(logging.CRITICAL)
         logging.getLogger('tornado').setLevel(logging.ERROR)
+
+
+def spare_threads() -> None:
+    """Leave out of each record which thread made it, which no line shows: for processes that run nobody else's code."""
+    logging.logThreads = logging.logMultiprocessing = False
 
 
 def restore() -> None:

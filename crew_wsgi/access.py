@@ -46,7 +46,7 @@ def log_access(
     record = logging.LogRecord(
         log.name,
         logging.INFO,
-        __file__,
+        '',
         0,
         '%s "%s %s %s" %d %d %.1fms id=%s%s',
         (

@@ -416,6 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = parser()
     options = command.parse_args(arguments)
     logs.set_up(options.verbose, options.log_format)
+    logs.spare_threads()
     return run(options)
 
 
