@@ -1,12 +1,12 @@
 """A value on its way: serialized, perhaps compressed, and held to what every broker takes."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any
 
 from crew.compression import GZIP, MAX_PAYLOAD, check_level, compress, decompress
 from crew.exceptions import PayloadError
 from crew.serializers import Serializer, dump, load
+from crew.values import value_class
 
 __all__ = ['COMPRESS_ABOVE', 'MAX_BODY', 'Payload', 'pack', 'unpack']
 
@@ -17,7 +17,7 @@ COMPRESS_ABOVE = 32 * 1024
 MAX_BODY = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Payload:
     """The bytes of a value, and how to read them."""
 

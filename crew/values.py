@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
     T = TypeVar('T')
 
-    def value_class(*, frozen: bool, slots: bool, kw_only: bool) -> Callable[[type[T]], type[T]]:
+    def value_class(*, frozen: bool, slots: bool, kw_only: bool = False) -> Callable[[type[T]], type[T]]:
         """Return a decorator that makes a dataclass of a class; to mypy this is :func:`dataclasses.dataclass`.
 
         Args:

@@ -8,6 +8,7 @@ them, and header fields are pairs in their order: an AMQP header table must fit 
 import json
 import re
 import struct
+from http import HTTPStatus
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -35,6 +36,8 @@ _DECODER = json.JSONDecoder()
 # RFC 8259 §2: what may stand around a value.
 _BLANKS = ' \t\n\r'
 
+# Those of RFC 9110 §15 and its registry, in their usual words: nearly all.
+_USUAL_STATUSES = frozenset(f'{status.value} {status.phrase}' for status in HTTPStatus if status.value >= 200)
 _STATUS = re.compile(r'[2-5][0-9][0-9]( [\t\x20-\x7e\x80-\xff]*)?')
 
 
@@ -99,7 +102,7 @@ class Response:
         Raises:
             ValueError: the status or a header field is not what RFC 9110 says.
         """
-        if not _STATUS.fullmatch(self.status):
+        if self.status not in _USUAL_STATUSES and not _STATUS.fullmatch(self.status):
             raise ValueError(f'{self.status[:80]!r} is not the status of a final response')
         check_headers(self.headers)
 

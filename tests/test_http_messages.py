@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from crew.exceptions import ProtocolError
 from crew_wsgi.messages import (
+    _STATUS,
+    _USUAL_STATUSES,
     MAX_HEAD,
     Request,
     Response,
@@ -158,6 +160,11 @@ def test_a_status_that_is_not_that_of_a_final_response_is_refused(status: str) -
 def test_a_status_is_a_code_and_perhaps_a_reason(status: str, code: int, reason: str) -> None:
     response = Response(status=status)
     assert (response.code, response.reason) == (code, reason)
+
+
+def test_the_statuses_that_are_not_looked_at_are_final_ones() -> None:
+    assert '200 OK' in _USUAL_STATUSES and len(_USUAL_STATUSES) > 40
+    assert all(_STATUS.fullmatch(status) for status in _USUAL_STATUSES)
 
 
 # Whatever comes

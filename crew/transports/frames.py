@@ -51,6 +51,7 @@ _HEADER_FRAME = Struct('>BHLHHQH')  # and class, weight, size of the body, prope
 _ACK_FRAME = Struct('>BHLLQBB')
 _HEADER_FIXED = _HEADER_FRAME.size - _FRAME.size
 _OCTET = Struct('B')
+_OCTETS = [bytes((value,)) for value in range(256)]
 _LONG = Struct('>L')
 _LONGLONG = Struct('>Q')
 _SIGNED = Struct('>l')
@@ -392,7 +393,7 @@ def _short(text: str) -> bytes:
     data = text.encode()
     if len(data) > MAX_SHORT_STRING:
         raise ShortStringTooLong(data)
-    return bytes((len(data),)) + data
+    return _OCTETS[len(data)] + data
 
 
 #: For what is the same in many messages: names of headers and queues, media types.
@@ -406,10 +407,10 @@ def _encode_table(table: Mapping[str, Any]) -> bytes:
         if kind is str:
             data = value.encode()
             pieces.append(_known_short(name) + b'S' + _LONG.pack(len(data)) + data)
+        elif kind is int and -(2**31) <= value < 2**31:
+            pieces.append(_known_integer(name, value))
         elif kind is int and -(2**63) <= value < 2**63:
-            narrow = -(2**31) <= value < 2**31
-            number = _INTEGER.pack(b'I', value) if narrow else _LONG_INTEGER.pack(b'l', value)
-            pieces.append(_known_short(name) + number)
+            pieces.append(_known_short(name) + _LONG_INTEGER.pack(b'l', value))
         elif kind is bool:
             pieces.append(_known_short(name) + (b't\1' if value else b't\0'))
         else:
@@ -419,3 +420,9 @@ def _encode_table(table: Mapping[str, Any]) -> bytes:
             return b''.join(pieces)
     data = b''.join(pieces)
     return _LONG.pack(len(data)) + data
+
+
+# Versions, limits and whatever else is nearly always the same number of 32 bits.
+@lru_cache(maxsize=1024)
+def _known_integer(name: str, value: int) -> bytes:
+    return _known_short(name) + _INTEGER.pack(b'I', value)
