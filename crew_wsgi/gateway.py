@@ -252,11 +252,13 @@ def _without_length(headers: HeaderPairs) -> tuple[HeaderPairs, int | None]:
     Raises:
         ApplicationError: it is not one number.
     """
-    others = [pair for pair in headers if pair[0].lower() != 'content-length']
-    if len(others) == len(headers):
-        return others, None
-    values = {value for name, value in headers if name.lower() == 'content-length'}
-    value = values.pop()
-    if values or not (value.isascii() and value.isdigit()):
-        raise ApplicationError('the Content-Length of the response is not one number')
-    return others, int(value)
+    others: list[tuple[str, str]] = []
+    length: str | None = None
+    for name, value in headers:
+        if name.lower() != 'content-length':
+            others.append((name, value))
+        elif length not in (None, value) or not (value.isascii() and value.isdigit()):
+            raise ApplicationError('the Content-Length of the response is not one number')
+        else:
+            length = value
+    return others, None if length is None else int(length)

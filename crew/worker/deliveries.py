@@ -57,7 +57,7 @@ another call to wait behind it.
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
@@ -159,6 +159,9 @@ class State(Enum):
     OVERDUE = 'overdue'
 
 
+Key: TypeAlias = tuple[str, str | int]
+
+
 @dataclass(slots=True, eq=False)
 class Held:
     """A delivery in this worker's hands.
@@ -179,6 +182,7 @@ class Held:
         paused: whether its run waits for the caller's own end.
         release_by: when it must not be held any longer; never, once it is acked.
         acked: whether it was acked while it ran.
+        key: whose call it is and which. One that nobody waits for is its own: its id need not be the only one.
     """
 
     delivery: Delivery
@@ -197,14 +201,12 @@ class Held:
     paused: bool = False
     release_by: float = math.inf
     acked: bool = False
+    key: Key = field(init=False)
 
-    @property
-    def key(self) -> 'Key':
-        """Whose call it is and which. One that nobody waits for is its own: its id need not be the only one."""
-        return self.call.reply_to, self.call.correlation_id if self.call.reply_to else self
-
-
-Key: TypeAlias = tuple[str, str | Held]
+    def __post_init__(self) -> None:
+        """Make the key once: it is asked for at each step."""
+        reply_to = self.call.reply_to
+        self.key = reply_to, self.call.correlation_id if reply_to else id(self)
 
 
 # Three actions that each call needs are not frozen: that would make each of them three times as dear.
