@@ -289,7 +289,8 @@ class Connection(asyncio.Protocol):
             # Whatever comes now is thrown away, until the client hangs up.
             return
         self._reader.feed(data)
-        if self._exchange is None:
+        if self._exchange is None and self._reader.begun:
+            # Not for an empty line: nothing would be waited for then, and for ever.
             self._server.not_idle(self)
         self._advance()
 
@@ -306,7 +307,8 @@ class Connection(asyncio.Protocol):
         self.writing = False
         drained, self._drained = self._drained, []
         for callback in drained:
-            callback()
+            # In the next turn: a transport of asyncio's that is closed in the middle of this is lost twice.
+            self._loop.call_soon(callback)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is no more."""
@@ -317,7 +319,10 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost(refused=self._refused)
-        self.resume_writing()
+        self.writing = False
+        drained, self._drained = self._drained, []
+        for callback in drained:
+            callback()
 
     # For exchanges
 
@@ -374,9 +379,10 @@ class Connection(asyncio.Protocol):
                 if not self._step():
                     break
             else:
-                # Others have their turn first.
-                self._hold()
-                self._loop.call_soon(self._release)
+                # Others have their turn first; who takes a piece of a body just now lets go by itself.
+                if not self._held:
+                    self._hold()
+                    self._loop.call_soon(self._release)
         except Malformed as error:
             self._refuse(error)
         except Exception:

@@ -1,13 +1,23 @@
-"""HTTP/1.1 as bytes, without a socket: however a request is cut into pieces, the same is read of it."""
+"""HTTP/1.1 as bytes, without a socket: however a request is cut into pieces, the same is read of it.
 
+At the end a few connections, with one.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tornado import httputil
 
+from crew_wsgi.budget import Budget
+from crew_wsgi.connections import Delegate, Exchange, HttpServer, Times
 from crew_wsgi.http1 import END, Answer, End, Head, Malformed, Reader
+from crew_wsgi.problems import Problem
 
 MAX_HEAD = 400
 
@@ -155,3 +165,104 @@ def test_an_answer_is_as_long_as_it_says() -> None:
 def test_a_header_of_two_lines_is_not_written(value: str) -> None:
     with pytest.raises(ValueError, match='more than one line'):
         Answer(request_line(), closes=False).head(200, 'OK', [('X', value)])
+
+
+class Answering:
+    """Answers each request with one byte.
+
+    Attributes:
+        SIZE: how many bytes there are in an answer.
+    """
+
+    SIZE = 1
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def headers_received(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> None:
+        """Take the head."""
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Take a piece of the body."""
+
+    def finish(self) -> None:
+        """Answer."""
+        closes = self._exchange.start_line.method == 'POST'
+        fields = [('Content-Length', str(self.SIZE))]
+        self._exchange.write_headers(200, 'OK', fields, bytes(self.SIZE), closes=closes)
+        self._exchange.finish()
+
+    def on_connection_close(self) -> None:
+        """Take note that the client hung up."""
+
+    def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+        """Take note that the request is malformed."""
+
+
+async def answer(
+    begin: Callable[[Exchange], Delegate], *sent: bytes, idle: float = 75.0
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many bytes come for what a client sends, and what goes wrong on the loop meanwhile.
+
+    Args:
+        begin: makes what answers.
+        sent: what the client sends, with pauses.
+        idle: how long the client may be idle, in seconds.
+    """
+    wrong: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        listening.setblocking(False)
+        server = HttpServer(begin, max_head=MAX_HEAD, max_connections=9, times=Times(idle=idle), budget=Budget(10**9))
+        server.add_sockets([listening])
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        for piece in sent:
+            writer.write(piece)
+            await asyncio.sleep(0.01)
+        size = 0
+        while data := await asyncio.wait_for(reader.read(1_000_000), 5.0):
+            size += len(data)
+        await server.wait_closed(5.0)
+        server.stop()
+        await server.close_all_connections()
+        writer.close()
+    return size, wrong
+
+
+def test_a_connection_is_lost_once_that_was_closed_when_its_client_had_taken_all() -> None:
+    class Long(Answering):
+        SIZE = 10_000_000
+
+    size, wrong = asyncio.run(answer(Long, POST))
+    assert size > Long.SIZE
+    assert not wrong
+
+
+@pytest.mark.parametrize('before', range(6))
+def test_no_more_is_read_before_a_piece_of_a_body_was_taken(before: int) -> None:
+    # However many requests come with it: after some, others have their turn, and then it is read on.
+    seen: list[str] = []
+
+    class Slow(Answering):
+        def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+            seen.append('begun')
+            return self._take()
+
+        async def _take(self) -> None:
+            await asyncio.sleep(0.01)
+            seen.append('taken')
+
+        def finish(self) -> None:
+            seen.append(self._exchange.start_line.method)
+            super().finish()
+
+    _, wrong = asyncio.run(answer(Slow, before * GET + POST))
+    assert seen == [*before * ['GET'], 'begun', 'taken', 'POST']
+    assert not wrong
+
+
+@pytest.mark.parametrize('sent', [[b'\r\n'], [b'\r'], [GET, b'\r\n'], [GET, b'\r\n', b'\r'], [GET + b'\r\n\r']])
+def test_empty_lines_keep_no_connection_open(sent: list[bytes]) -> None:
+    # They are no request, and none has begun with them: whoever sends no more than that is idle.
+    _, wrong = asyncio.run(answer(Answering, *sent, idle=0.1))
+    assert not wrong
