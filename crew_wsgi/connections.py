@@ -293,7 +293,8 @@ class Connection(asyncio.Protocol):
             # Whatever comes now is thrown away, until the client hangs up.
             return
         self._reader.feed(data)
-        if self._exchange is None:
+        if self._exchange is None and self._reader.begun:
+            # Not for an empty line: nothing would be waited for then, and for ever.
             self._server.not_idle(self)
         self._advance()
 

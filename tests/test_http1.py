@@ -199,18 +199,28 @@ class Answering:
         """Take note that the request is malformed."""
 
 
-async def answer(begin: Callable[[Exchange], Delegate], sent: bytes) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many bytes come for what a client sends, and what goes wrong on the loop meanwhile."""
+async def answer(
+    begin: Callable[[Exchange], Delegate], *sent: bytes, idle: float = 75.0
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many bytes come for what a client sends, and what goes wrong on the loop meanwhile.
+
+    Args:
+        begin: makes what answers.
+        sent: what the client sends, with pauses.
+        idle: how long the client may be idle, in seconds.
+    """
     wrong: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
     with socket.create_server(('127.0.0.1', 0)) as listening:
         listening.setblocking(False)
-        server = HttpServer(begin, max_head=MAX_HEAD, max_connections=9, times=Times(), budget=Budget(10**9))
+        server = HttpServer(begin, max_head=MAX_HEAD, max_connections=9, times=Times(idle=idle), budget=Budget(10**9))
         server.add_sockets([listening])
         reader, writer = await asyncio.open_connection(*listening.getsockname())
-        writer.write(sent)
+        for piece in sent:
+            writer.write(piece)
+            await asyncio.sleep(0.01)
         size = 0
-        while data := await reader.read(1_000_000):
+        while data := await asyncio.wait_for(reader.read(1_000_000), 5.0):
             size += len(data)
         await server.wait_closed(5.0)
         server.stop()
@@ -248,4 +258,11 @@ def test_no_more_is_read_before_a_piece_of_a_body_was_taken(before: int) -> None
 
     _, wrong = asyncio.run(answer(Slow, before * GET + POST))
     assert seen == [*before * ['GET'], 'begun', 'taken', 'POST']
+    assert not wrong
+
+
+@pytest.mark.parametrize('sent', [[b'\r\n'], [b'\r'], [GET, b'\r\n'], [GET, b'\r\n', b'\r'], [GET + b'\r\n\r']])
+def test_empty_lines_keep_no_connection_open(sent: list[bytes]) -> None:
+    # They are no request, and none has begun with them: whoever sends no more than that is idle.
+    _, wrong = asyncio.run(answer(Answering, *sent, idle=0.1))
     assert not wrong

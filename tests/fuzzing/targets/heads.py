@@ -8,9 +8,17 @@ import warnings
 from typing import Any
 from wsgiref.validate import check_environ
 
+import h11
+from tornado import httputil
+
 from crew.exceptions import ProtocolError
-from crew_wsgi.answers import head_of, length_of, reframed
+from crew.messages import Chunk
+from crew_wsgi.answers import completed, length_of, reframed
+from crew_wsgi.budget import Budget
+from crew_wsgi.download import Download
 from crew_wsgi.environ import build_environ
+from crew_wsgi.headers import HeaderPairs
+from crew_wsgi.http1 import Answer
 from crew_wsgi.messages import (
     Request,
     Response,
@@ -19,6 +27,7 @@ from crew_wsgi.messages import (
     encode_request,
     encode_response,
 )
+from crew_wsgi.patience import Patience
 from tests.fuzzing.bounds import assert_line, quick, weight
 from tests.fuzzing.choices import Choices
 
@@ -31,7 +40,8 @@ FIELDS = ['method', 'target', 'version', 'headers', 'scheme', 'client', 'server'
 NAMES = ['Content-Length', 'Content-Type', 'Host', 'Cookie', 'X-A', 'x-a', 'X_A', 'Transfer-Encoding', 'Connection']
 NAMES += ['', 'A B', 'Date', 'Server', 'X-Request-ID']
 
-STATUSES = ['200 OK', '204', '304 Not Modified', '404 ', '100 Continue', '199 ', '600 x', '099', '99', '200 a\r\nb']
+STATUSES = ['200 OK', '204', '304 Not Modified', '404 ', '100 Continue', '199 ', '600 x', '099', '99', '200 a\nb']
+STATUSES += ['200 \xe9']
 
 #: What ends a field or a line, or a string in C: none may stand in a head.
 ENDS = re.compile('[\r\n\0]')
@@ -105,9 +115,112 @@ def _examine_response(response: Response) -> None:
             assert lengths == [str(len(framed.body))] == [str(length_of(framed))]
         else:
             assert not framed.body
-        start_line, headers = head_of(framed, 'id', closing=False)
-        assert not any(ENDS.search(name + value) for name, value in headers.get_all())
-        start_line.reason.encode('ascii')
+        for version, closes in (('HTTP/1.1', False), ('HTTP/1.1', True), ('HTTP/1.0', False), ('HTTP/1.0', True)):
+            _send(framed, method, version, whole=whole, closes=closes)
+
+
+def _send(response: Response, method: str, version: str, *, whole: bool, closes: bool) -> None:
+    """Fail unless a strict client reads the answer as it was meant, and nothing behind it."""
+    length = length_of(response)
+    body = b'' if whole else b'x' * (3 if length is None else min(length, 1000))
+    expected = response.body + body
+    client = Client(httputil.RequestStartLine(method, '/', version), closes=closes)
+    headers = completed(response.headers, 'id')
+    names = [name.lower() for name, _ in headers]
+    said = [name.lower() for name, _ in response.headers]
+    assert all(names.count(name) == max(1, said.count(name)) for name in ('x-request-id', 'date', 'server'))
+    assert not any(ENDS.search(name + value) for name, value in headers)
+    # What the front does: see Handler.
+    unbounded = not whole and length is None and version == 'HTTP/1.0'
+    client.download.begin(
+        response, headers, response.body, whole=whole, length=None if whole else length, closes=unbounded
+    )
+    if body:
+        last = length is None or len(body) == length
+        client.download.take(Chunk(correlation_id='1', offset=0, body=body, last=last))
+        if not last:
+            # It is longer than anybody has time for.
+            assert not client.written
+            return
+    elif not whole:
+        client.download.take(Chunk(correlation_id='1', offset=0, body=b'', last=True))
+    assert client.written, 'it does not end'
+    client.sent += client.answer.end()
+    reader = h11.Connection(h11.CLIENT)
+    reader.send(h11.Request(method=method, target='/', headers=[('Host', 'h')]))
+    reader.send(h11.EndOfMessage())
+    reader.receive_data(bytes(client.sent))
+    event = reader.next_event()
+    assert isinstance(event, h11.Response), event
+    assert event.status_code == response.code and event.reason.decode('ascii') in ('', response.reason)
+    theirs = [(name.decode(), value.decode('latin-1')) for name, value in event.headers]
+    ours = [(name.lower(), value) for name, value in headers]
+    added = {name for name, _ in theirs if name in ('connection', 'transfer-encoding')}
+    assert [field for field in theirs if field[0] not in added] == ours, 'it reads other fields'
+    assert 'transfer-encoding' not in added or (version == 'HTTP/1.1' and 'content-length' not in names)
+    # What the other version would do is said.
+    usual = client.answer.closes == (version == 'HTTP/1.0')
+    connection = [] if usual else ['close' if client.answer.closes else 'Keep-Alive']
+    assert [value for name, value in theirs if name == 'connection'] == connection
+    read = b''
+    while isinstance(event := reader.next_event(), h11.Data):
+        read += event.data
+    if event is h11.NEED_DATA:
+        assert unbounded, 'for the client it has no end'
+        reader.receive_data(b'')
+        event = reader.next_event()
+    assert isinstance(event, h11.EndOfMessage), event
+    assert read == expected, 'it reads another body'
+    assert not reader.trailing_data[0], 'there is more than the answer'
+
+
+class Client:
+    """A connection that takes all at once, in place of an exchange and of what carries it.
+
+    Args:
+        request: the request line that is answered.
+        closes: whether the connection is to be closed then.
+
+    Attributes:
+        sent: what has gone to the client.
+        written: whether that is all.
+    """
+
+    closed = writing = False
+
+    def __init__(self, request: httputil.RequestStartLine, *, closes: bool) -> None:
+        self.connection = self
+        self.answer = Answer(request, closes=closes)
+        self.sent = bytearray()
+        self.written = False
+        self.download = Download(
+            self,  # type: ignore[arg-type]
+            Budget(10**9),
+            Patience(10.0, 1000),
+            on_credit=lambda offset: None,
+            on_moved=lambda: None,
+            on_gone=self._wrong,
+            on_stalled=self._wrong,
+            on_written=self._written,
+            on_crowded=self._wrong,
+        )
+
+    def write_headers(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool) -> None:
+        """Stand in for :meth:`crew_wsgi.connections.Exchange.write_headers`."""
+        self.answer.closes = self.answer.closes or closes
+        self.sent += self.answer.head(code, reason, headers, chunk)
+
+    def write(self, chunk: bytes) -> None:
+        """Stand in for :meth:`crew_wsgi.connections.Exchange.write`."""
+        self.sent += self.answer.piece(chunk)
+
+    def _written(self) -> None:
+        assert not self.written
+        self.written = True
+
+    @staticmethod
+    def _wrong() -> None:
+        raise AssertionError('it does not take the client for what it is')
 
 
 # From bytes
@@ -175,5 +288,7 @@ def seeds() -> list[bytes]:
         mount='/a',
         request_id='1',
     )
-    whole = [encode_request(request), encode_response(Response(status='200 OK', headers=[('A', 'b')], body=b'x'))]
+    responses = [Response(status=f'200 {reason}', headers=[('A', 'b')], body=b'x') for reason in ('OK', '\xe9')]
+    responses.append(Response(status='200 OK', headers=[('Date', 'b'), ('date', 'c'), ('X-Request-ID', 'd')]))
+    whole = [encode_request(request), *map(encode_response, responses)]
     return [*(b'\0' + each for each in whole), *(b'\1' + each[8:] for each in whole), b'\2\1\1\1', b'\3\1\1\1']

@@ -18,6 +18,7 @@ FIELDS += [b'Content-Length: +5', b'Content-Length: 0x5', b'Content-Length: 05',
 FIELDS += [b'Transfer-Encoding: chunked', b'Transfer-Encoding: CHUNKED', b'Transfer-Encoding: gzip, chunked']
 FIELDS += [b'Transfer-Encoding: chunked, identity', b'Transfer-Encoding: \tchunked ', b'Transfer-Encoding:\x0bchunked']
 FIELDS += [b'Connection: close, keep-alive', b'A : b', b' A: b', b'A: b\tc', b'A:', b': b', b'A: \xff', b'A: "\\""']
+FIELDS += [b'Transfer-Encoding: chunked, chunked', b'Transfer-Encoding: ,chunked', b'Transfer-Encoding: x chunked']
 FIELDS += [b'Content_Length: 9', b'Transfer-Encoding : chunked', b'Expect: 100-continue', b'A: b\x00c', b'A']
 
 ENDS = [b'\r\n', b'\r\n', b'\r\n', b'\r\n', b'\n', b'\r', b'\r\r\n', b'\r\n ', b'\x0b\r\n', b'\r\n\r\n']
@@ -101,5 +102,7 @@ def _cut(data: bytes) -> bytes:
 
 
 def seeds() -> list[bytes]:
-    """Return one that is taken as it is, and one that is put together."""
-    return [b'\0GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n', bytes([1, 1, 2, 0, 1, 0, 0, 1, 4])]
+    """Return one that is taken as it is, and some that are put together, each field among them."""
+    whole = b'\0GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n'
+    fields = (bytes([1, 1, 2, 0, 1, 0, 0, 1, number]) for number in range(len(FIELDS)))
+    return [whole, *fields]

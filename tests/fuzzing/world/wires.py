@@ -64,9 +64,9 @@ class Wires(MemoryBroker):
         """Declare something, when it arrives."""
         self._carry(channel, partial(super().declare, channel, what))
 
-    def consume(self, channel: BrokerChannel, queue: str, consumer_tag: str, *, no_ack: bool = False) -> None:
+    def consume(self, channel: BrokerChannel, queue: str, consumer_tag: str, **options: Any) -> None:
         """Start to consume, when it arrives."""
-        self._carry(channel, partial(super().consume, channel, queue, consumer_tag, no_ack=no_ack))
+        self._carry(channel, partial(super().consume, channel, queue, consumer_tag, **options))
 
     def cancel(self, channel: BrokerChannel, consumer_tag: str) -> None:
         """Stop to consume, when it arrives."""
