@@ -19,8 +19,8 @@ from crew.installation import find_server
 from crew.options import Parser, add_kill_after, add_verbosity, add_version
 from crew.private_node import PrivateNode
 from crew.transports.addresses import is_memory
-from crew.worker.deliveries import Limits
 from crew.worker.process import CannotStart
+from crew.worker.settings import Limits
 from crew_wsgi import front, worker
 from crew_wsgi.debug import code_changed
 from crew_wsgi.options import add_broker

@@ -22,11 +22,10 @@ from crew.options import (
 )
 from crew.transports.addresses import DEFAULT_URL, safe_url
 from crew.worker.bodies import Input, Output
-from crew.worker.consumer import Settings
-from crew.worker.deliveries import Limits, Terms
 from crew.worker.in_process import InProcessWorker
 from crew.worker.process import serve
 from crew.worker.runs import Outcome, Run, Task
+from crew.worker.settings import Limits, Settings, Terms
 from crew.worker.spokesman import speak
 from crew.worker.supervisor import Policy, supervise
 from crew_wsgi.debug import load_debugged, reload_on_change

@@ -24,11 +24,10 @@ from crew.options import (
 from crew.serializers import accepted
 from crew.transports.addresses import DEFAULT_URL, checked, safe_url, url_of
 from crew.worker import contexts
-from crew.worker.consumer import Settings
-from crew.worker.deliveries import Limits, Terms
 from crew.worker.process import CannotStart, serve
 from crew.worker.registry import Registry, tasks
 from crew.worker.runs import Task
+from crew.worker.settings import Limits, Settings, Terms
 from crew.worker.spokesman import speak
 from crew.worker.supervisor import Policy, supervise
 from crew.worker.tasks import registered_task

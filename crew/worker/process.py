@@ -22,8 +22,9 @@ from typing import Any, NoReturn
 from crew import logs
 from crew.exceptions import BrokerRefused
 from crew.transports.threads import start_native
-from crew.worker.consumer import Consumer, Settings
+from crew.worker.consumer import Consumer
 from crew.worker.runs import GAVE_UP, OnFinished, Runner, Task, out_of_memory
+from crew.worker.settings import Settings
 from crew.worker.threads import ThreadRunner
 from crew.worker.ties import Ties
 
@@ -49,7 +50,7 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     """Be a worker process until told to end by ``SIGTERM``; return the exit code.
 
     Args:
-        settings: see :class:`crew.worker.consumer.Settings`.
+        settings: see :class:`crew.worker.settings.Settings`.
         load: returns the task; called in this thread, after monkey-patching when ``gevent``.
         ties: see :class:`crew.worker.ties.Ties`.
         gevent: whether runs are greenlets of a patched process instead of threads.
