@@ -33,6 +33,9 @@ class Parser(argparse.ArgumentParser):
     The command line that it reads is then shown to other users of the machine without its passwords (:mod:`crew.argv`).
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the arguments, by default those of this process."""
         if args is None:
@@ -42,6 +45,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the process with exit code 2."""
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+
+
+class _Formatter(argparse.HelpFormatter):
+    """As wide as the terminal. argparse's own asks shutil for that, which loads three libraries that compress."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, width=_columns() - 2, **options)
+
+
+def _columns() -> int:
+    said = os.environ.get('COLUMNS', '')
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
 
 
 def seconds(text: str) -> float:
