@@ -1,5 +1,7 @@
 """A supervisor is small and a command line is read quickly: neither loads what only worker processes need."""
 
+import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from crew.options import broker_url
+from crew.transports.addresses import check
 from tests.stack import Stack
 
 #: What only the processes need that speak to a broker, run an application, or debug one.
@@ -38,6 +44,24 @@ def test_a_command_line_is_read_without_what_worker_processes_need(program: str,
         check=True,
     )
     assert HEAVY & set(said.stdout.split()) == set()
+
+
+PARTS = st.sampled_from(
+    'amqp amqps AMQP :// user pässword @ : / %2F % host [::1] [ ] 5672 0 65536 -1 ? heartbeat=1 & # ; \n'.split(' ')
+)
+URLS = st.builds('{}{}{}'.format, st.sampled_from(['', 'amqp://', 'amqp://a:b@']), st.lists(PARTS).map(''.join), PARTS)
+
+
+@given(URLS)
+def test_an_address_is_refused_without_pika_exactly_when_pika_refuses_it(url: str) -> None:
+    read = understood = False
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        broker_url(url)
+        read = True
+    with contextlib.suppress(ValueError):
+        check(url)
+        understood = True
+    assert read == understood
 
 
 @pytest.mark.skipif(not Path('/proc/self/maps').exists(), reason='only Linux says what a process has loaded')
