@@ -1,6 +1,5 @@
 """Where log lines go and how they look: one line on the console, details at ``-v``, JSON for machines."""
 
-import json
 import logging
 import sys
 import time
@@ -38,6 +37,9 @@ class JsonFormatter(TextFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record."""
+        # Only for who asks for it: a supervisor has no other use of it.
+        import json
+
         fields = {
             'time': self.formatTime(record),
             'level': record.levelname,

@@ -2,8 +2,8 @@
 
 import argparse
 import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from crew import argv, topology
 from crew.transports.addresses import Url, check, is_memory
@@ -33,6 +33,9 @@ class Parser(argparse.ArgumentParser):
     The command line that it reads is then shown to other users of the machine without its passwords (:mod:`crew.argv`).
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Read the arguments, by default those of this process."""
         if args is None:
@@ -42,6 +45,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the process with exit code 2."""
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+
+
+class _Formatter(argparse.HelpFormatter):
+    """As wide as the terminal. argparse's own asks shutil for that, which loads three libraries that compress."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, width=_columns() - 2, **options)
+
+
+def _columns() -> int:
+    said = os.environ.get('COLUMNS', '')
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
 
 
 def seconds(text: str) -> float:
@@ -84,10 +104,21 @@ def password(text: str) -> str:
 def broker_url(text: str) -> str:
     """Read the URL of a broker, ``memory://`` included."""
     try:
-        check(text)
+        if not _is_plain(text):
+            check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Url(text)
+
+
+def _is_plain(url: str) -> bool:
+    """Return whether a broker's URL can be understood for certain, without pika, TLS and all that they load."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0 and (parts.username is None) == (parts.password is None)
+        return whole and parts.scheme == 'amqp' and not parts.query
+    except ValueError:
+        return False
 
 
 def queue_id(text: str) -> str:
@@ -198,8 +229,21 @@ def add_end_with_stdin(to: argparse._ActionsContainer) -> None:
 
 def add_version(to: argparse._ActionsContainer) -> None:
     """Add ``--version``."""
-    try:
-        number = version('crew')
-    except PackageNotFoundError:  # a source tree that was never installed
-        number = 'of a source tree'
-    to.add_argument('--version', action='version', version=f'crew {number}')
+    to.add_argument('--version', action=_Version, nargs=0, help="show program's version number and exit")
+
+
+class _Version(argparse.Action):
+    """Says which crew this is."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        # It takes longer to load than all the rest of a command line.
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version('crew')
+        except PackageNotFoundError:  # a source tree that was never installed
+            number = 'of a source tree'
+        print(f'crew {number}')
+        parser.exit()

@@ -25,10 +25,9 @@ from crew.serializers import accepted
 from crew.transports import memory
 from crew.transports.addresses import checked
 from crew.worker import contexts
-from crew.worker.consumer import Settings
-from crew.worker.deliveries import Limits, Terms
 from crew.worker.in_process import InProcessWorker
 from crew.worker.registry import Registry, tasks
+from crew.worker.settings import Limits, Settings, Terms
 from crew.worker.tasks import registered_task
 
 __all__ = ['Worker', 'crew_broker', 'crew_client', 'crew_node', 'crew_worker']

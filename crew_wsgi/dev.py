@@ -19,10 +19,9 @@ from crew.installation import find_server
 from crew.options import Parser, add_kill_after, add_verbosity, add_version
 from crew.private_node import PrivateNode
 from crew.transports.addresses import is_memory
-from crew.worker.deliveries import Limits
-from crew.worker.process import CannotStart
+from crew.worker.exits import CannotStart
+from crew.worker.settings import Limits
 from crew_wsgi import front, worker
-from crew_wsgi.debug import code_changed
 from crew_wsgi.options import add_broker
 
 __all__ = ['main']
@@ -167,10 +166,17 @@ def _serve_in_process(options: argparse.Namespace, urls: Sequence[str], console:
         code = front.run(options)
     finally:
         running.stop()
-    if code_changed.is_set():
+    if options.debug and _code_changed():
         # Nothing that was imported can be trusted to be as it was: so all is begun anew, by the same command line.
         os.execv(sys.executable, sys.orig_argv)
     return code
+
+
+def _code_changed() -> bool:
+    # Loaded only with --debug, for werkzeug is large.
+    from crew_wsgi.debug import code_changed
+
+    return code_changed.is_set()
 
 
 def _serve(options: argparse.Namespace, url: str, node: PrivateNode | None, console: Console) -> int:

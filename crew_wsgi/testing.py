@@ -22,7 +22,7 @@ from crew import topology
 from crew.master.engine import Engine
 from crew.transports.addresses import checked
 from crew.transports.threads import LoopThread
-from crew.worker.deliveries import Limits as RunLimits
+from crew.worker.settings import Limits as RunLimits
 from crew_wsgi.front import Front
 from crew_wsgi.gateway import Application
 from crew_wsgi.limits import Limits

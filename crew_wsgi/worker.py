@@ -1,14 +1,11 @@
 """``crew-wsgi-worker``: takes requests from the queue and runs a WSGI application for each."""
 
 import argparse
-import io
-import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING
 
-from crew import deadlines, logs
-from crew.messages import Reply
+from crew import logs
 from crew.options import (
     Parser,
     add_consumer_timeout,
@@ -21,132 +18,33 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL, safe_url
-from crew.worker.bodies import Input, Output
-from crew.worker.consumer import Settings
-from crew.worker.deliveries import Limits, Terms
-from crew.worker.in_process import InProcessWorker
-from crew.worker.process import serve
-from crew.worker.runs import Outcome, Run, Task
-from crew.worker.spokesman import speak
+from crew.worker.settings import Limits, Settings, Terms
 from crew.worker.supervisor import Policy, supervise
-from crew_wsgi.debug import load_debugged, reload_on_change
-from crew_wsgi.environ import build_environ
-from crew_wsgi.gateway import Application, run_application
-from crew_wsgi.loader import add_app_dir, load_application
-from crew_wsgi.messages import CONTENT_TYPE, Request, Response, decode_request, encode_response
 from crew_wsgi.options import add_broker
 
-__all__ = ['in_process', 'load', 'main', 'wsgi_task']
+if TYPE_CHECKING:
+    from crew.messages import Accept
+    from crew.worker.in_process import InProcessWorker
+    from crew.worker.runs import Task
+    from crew.worker.ties import Ties
+    from crew_wsgi.gateway import Application
 
-log = logging.getLogger('crew_wsgi.worker')
+__all__ = ['in_process', 'load', 'main']
 
 DEFAULT_LIMITS = Limits()
-
-#: How much of a long request body is taken from its stream at once, in bytes.
-READ_AHEAD = 64 * 1024
 
 DEBUG_HELP = 'reload on code change, and werkzeug’s debugger in the browser; never where strangers reach it'
 
 
-def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool) -> Task:
-    """Return the task that runs an application once for each call.
-
-    Args:
-        application: the WSGI application.
-        multithread: what ``wsgi.multithread`` says.
-        multiprocess: what ``wsgi.multiprocess`` says.
-    """
-
-    def task(run: Run) -> Outcome:
-        def disconnected() -> bool:
-            return run.cancelled
-
-        # Calls that the application makes get no more time than it has itself.
-        deadlines.enter(run.time_left())
-        request = decode_request(run.call.body)
-        run.describe(f'{request.method} {request.target} (request {request.request_id})')
-        body = _body(run, request)
-        environ = build_environ(request, body, multithread=multithread, multiprocess=multiprocess)
-        environ['crew.disconnected'] = disconnected
-        response = run_application(application, environ, _Answer(run), cancelled=disconnected)
-        if response is None:
-            return None
-        _log_answer(run, response)
-        return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
-
-    return task
-
-
-def _body(run: Run, request: Request) -> BinaryIO | None:
-    """Return the body of a request that did not come whole."""
-    if run.input is None:
-        return None
-    run.input.prepend(request.body)
-    return io.BufferedReader(_Body(run, run.input), READ_AHEAD)
-
-
-def _log_answer(run: Run, response: Response) -> None:
-    # Frameworks log their own exceptions, but know no request id; this line beside it has it.
-    level = logging.WARNING if response.code >= 500 else logging.DEBUG
-    if log.isEnabledFor(level):
-        milliseconds = 1000 * (run.timeout - run.time_left())
-        log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)
-
-
-class _Body(io.RawIOBase):
-    """The body of a request as it comes. With each piece the time begins anew, that of the application's calls too."""
-
-    def __init__(self, run: Run, body: Input) -> None:
-        super().__init__()
-        self._run = run
-        self._body = body
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read some bytes; see :class:`crew.worker.bodies.Input`."""
-        size = self._body.readinto(buffer)
-        deadlines.enter(self._run.timeout)
-        return size
-
-
-class _Answer:
-    """A response that leaves in parts: the ``Stream`` of :mod:`crew_wsgi.gateway`."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._output: Output | None = None
-
-    def begin(self, response: Response) -> None:
-        """Send the head."""
-        _log_answer(self._run, response)
-        self._output = self._run.begin(
-            Reply(
-                correlation_id=self._run.call.correlation_id,
-                body=encode_response(response),
-                content_type=CONTENT_TYPE,
-                more=True,
-            )
-        )
-
-    def write(self, data: bytes) -> None:
-        """Send bytes of the body."""
-        assert self._output is not None
-        self._output.write(data)
-        deadlines.enter(self._run.timeout)
-
-
 def in_process(
-    application: Application,
+    application: 'Application',
     urls: Sequence[str],
     queue: str,
     *,
     threads: int = 1,
     limits: Limits = DEFAULT_LIMITS,
     graceful_timeout: float = 28.0,
-) -> InProcessWorker:
+) -> 'InProcessWorker':
     """Return a worker that runs an application in threads of this process.
 
     Args:
@@ -157,6 +55,9 @@ def in_process(
         limits: of each run; the hard one leaves a thread behind that will not end.
         graceful_timeout: how long running requests may take when it is stopped, in seconds.
     """
+    from crew.worker.in_process import InProcessWorker
+    from crew_wsgi.task import wsgi_task
+
     settings = Settings(
         urls=urls,
         queues=[Terms(queue)],
@@ -246,24 +147,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         graceful_timeout=options.graceful_timeout,
     )
 
-    def load_task() -> Task:
+    # What these load is for the processes that are forked for them, not for the supervisor.
+    def serve(ties: 'Ties') -> int:
+        from crew.worker import process
+
+        return process.serve(settings, load_task, ties, gevent=bool(options.gevent))
+
+    def load_task() -> 'Task':
+        from crew_wsgi.task import wsgi_task
+
         return wsgi_task(load(options), multithread=slots > 1, multiprocess=options.processes > 1)
 
-    return supervise(
-        policy,
-        lambda ties: serve(settings, load_task, ties, gevent=bool(options.gevent)),
-        lambda reply_to, accept: speak(urls, reply_to, accept),
-    )
+    def speak(reply_to: str, accept: 'Accept') -> None:
+        from crew.worker import spokesman
+
+        spokesman.speak(urls, reply_to, accept)
+
+    return supervise(policy, serve, speak)
 
 
-def load(options: argparse.Namespace) -> Application:
+def load(options: argparse.Namespace) -> 'Application':
     """Return the application that the command line names, behind the debugger if it says so.
 
     Raises:
         CannotStart: there is none.
     """
+    from crew_wsgi.loader import add_app_dir, load_application
+
     if not options.debug:
         return load_application(options.app, options.app_dir)
+    # werkzeug is large.
+    from crew_wsgi.debug import load_debugged, reload_on_change
+
     add_app_dir(options.app_dir)
     reload_on_change()
     return load_debugged(lambda: load_application(options.app, options.app_dir))

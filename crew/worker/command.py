@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crew import logs
 from crew.options import (
@@ -17,21 +17,23 @@ from crew.options import (
     add_urls,
     add_verbosity,
     add_version,
+    broker_url,
     count,
     password,
     seconds,
 )
 from crew.serializers import accepted
-from crew.transports.addresses import DEFAULT_URL, checked, safe_url, url_of
+from crew.transports.addresses import DEFAULT_URL, safe_url, url_of
 from crew.worker import contexts
-from crew.worker.consumer import Settings
-from crew.worker.deliveries import Limits, Terms
-from crew.worker.process import CannotStart, serve
+from crew.worker.exits import CannotStart
 from crew.worker.registry import Registry, tasks
-from crew.worker.runs import Task
-from crew.worker.spokesman import speak
+from crew.worker.settings import Limits, Settings, Terms
 from crew.worker.supervisor import Policy, supervise
-from crew.worker.tasks import registered_task
+
+if TYPE_CHECKING:
+    from crew.messages import Accept
+    from crew.worker.runs import Task
+    from crew.worker.ties import Ties
 
 __all__ = ['parser', 'run', 'terms']
 
@@ -141,8 +143,8 @@ def _urls(command: argparse.ArgumentParser, options: argparse.Namespace) -> Sequ
         options.password or '',
     )
     try:
-        return checked(url)
-    except ValueError as error:
+        return [broker_url(url)]
+    except argparse.ArgumentTypeError as error:
         command.error(str(error))
 
 
@@ -167,15 +169,25 @@ def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping
         graceful_timeout=options.graceful_timeout,
     )
     load = _loader(options, values)
-    return supervise(
-        policy,
-        lambda ties: serve(consumer, load, ties, gevent=bool(options.gevent)),
-        lambda reply_to, accept: speak(urls, reply_to, accept),
-    )
+
+    # What these load is for the processes that are forked for them, not for the supervisor.
+    def serve(ties: 'Ties') -> int:
+        from crew.worker import process
+
+        return process.serve(consumer, load, ties, gevent=bool(options.gevent))
+
+    def speak(reply_to: str, accept: 'Accept') -> None:
+        from crew.worker import spokesman
+
+        spokesman.speak(urls, reply_to, accept)
+
+    return supervise(policy, serve, speak)
 
 
-def _loader(options: argparse.Namespace, values: Mapping[str, Any]) -> Callable[[], Task]:
-    def load() -> Task:
+def _loader(options: argparse.Namespace, values: Mapping[str, Any]) -> Callable[[], 'Task']:
+    def load() -> 'Task':
+        from crew.worker.tasks import registered_task
+
         made = contexts.make_settings(options, values)
         for starter in tasks.starters:
             try:

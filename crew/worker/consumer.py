@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,7 +32,6 @@ from crew.messages import (
     Returned,
     Stop,
 )
-from crew.topology import QueueType
 from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
 from crew.transports.base import Channel, Connection, Delivery
@@ -49,7 +48,6 @@ from crew.worker.deliveries import (
     GiveBack,
     Held,
     Interrupt,
-    Limits,
     Look,
     Ping,
     Publish,
@@ -58,10 +56,10 @@ from crew.worker.deliveries import (
     Retract,
     Start,
     State,
-    Terms,
 )
 from crew.worker.lookahead import LookAhead
 from crew.worker.runs import OnFinished, Outcome, Run, Runner
+from crew.worker.settings import Settings, Terms
 
 __all__ = ['Consumer', 'Settings']
 
@@ -69,35 +67,6 @@ log = logging.getLogger(__name__)
 
 #: The priority of the consumer that looks ahead: it gets what no consumer that has a slot can take.
 BEHIND = -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a consumer is set up with.
-
-    Args:
-        urls: the brokers of a cluster, tried in turn.
-        queues: the tasks or web applications whose calls are taken.
-        queue_type: ``classic``, or ``quorum`` for a cluster.
-        slots: how many calls run at once in this process.
-        prefetch: how many deliveries it may hold. What is above ``slots`` is fetched before there is a slot, and may
-            wait here while another worker is idle. Only for one queue. None: as many as ``slots``, and more for as long
-            as runs are short (:mod:`crew.worker.lookahead`).
-        limits: of each run.
-        graceful_timeout: how long running calls may take when the worker is told to end, in seconds.
-        publishes: whether runs may publish to subscribers.
-        name: what the broker's operator sees.
-    """
-
-    urls: Sequence[str]
-    queues: Sequence[Terms]
-    queue_type: QueueType = 'classic'
-    slots: int = 1
-    prefetch: int | None = None
-    limits: Limits = field(default_factory=Limits)
-    graceful_timeout: float = 28.0
-    publishes: bool = False
-    name: str = 'crew-worker'
 
 
 @dataclass(slots=True, eq=False)

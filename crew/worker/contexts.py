@@ -4,19 +4,20 @@ Each run has its own, whatever runs beside it in other threads or greenlets; the
 """
 
 import contextvars
-import uuid
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crew import deadlines
-from crew.messages import HeaderValue, Publication
-from crew.payloads import pack
-from crew.serializers import Serializer
-from crew.worker.runs import Run
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from crew.messages import HeaderValue
+    from crew.serializers import Serializer
+    from crew.worker.runs import Run
 
 __all__ = ['Context', 'PubSub', 'context', 'enter', 'make_settings']
 
@@ -26,14 +27,14 @@ _RESERVED = ('uuid', 'node_uuid', 'options')
 class PubSub:
     """Publishes from a task: ``context.pubsub``."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: 'Run') -> None:
         self._run = run
 
     def publish(
         self,
         channel: str,
         message: Any,
-        serializer: Serializer | None = None,
+        serializer: 'Serializer | None' = None,
         *,
         gzip: bool | None = None,
         gzip_level: int = 6,
@@ -52,6 +53,10 @@ class PubSub:
             PayloadError: the serializer cannot carry the value.
             ValueError: the channel has no name, or one that is too long.
         """
+        # Only who publishes needs them; a supervisor has imported the tasks, and so this module, too.
+        from crew.messages import Publication
+        from crew.payloads import pack
+
         payload = pack(message, serializer, gzip=gzip, gzip_level=gzip_level)
         self._run.owner.publish(
             Publication(
@@ -67,9 +72,9 @@ class PubSub:
 class _Surroundings:
     """What surrounds one run."""
 
-    run: Run
+    run: 'Run'
     settings: SimpleNamespace
-    headers: dict[str, HeaderValue] = field(default_factory=dict)
+    headers: 'dict[str, HeaderValue]' = field(default_factory=dict)
 
 
 _current: contextvars.ContextVar[_Surroundings] = contextvars.ContextVar('crew_surroundings')
@@ -98,16 +103,16 @@ class Context:
         return _process_settings
 
     @property
-    def headers(self) -> dict[str, HeaderValue]:
+    def headers(self) -> 'dict[str, HeaderValue]':
         """What goes to the caller beside this run's value: strings, 64-bit integers, booleans. Empty for each run."""
         return _surroundings().headers
 
     @headers.setter
-    def headers(self, headers: Mapping[str, HeaderValue]) -> None:
+    def headers(self, headers: 'Mapping[str, HeaderValue]') -> None:
         _surroundings().headers = dict(headers)
 
     @property
-    def request_headers(self) -> Mapping[str, HeaderValue]:
+    def request_headers(self) -> 'Mapping[str, HeaderValue]':
         """What the caller has put beside the argument: its ``call(headers=…)``."""
         return MappingProxyType(dict(_surroundings().run.call.headers))
 
@@ -135,13 +140,13 @@ class Context:
 context = Context()
 
 
-def enter(run: Run, settings: SimpleNamespace) -> None:
+def enter(run: 'Run', settings: SimpleNamespace) -> None:
     """Make ``context`` show a run, in this thread or greenlet, until the next one is entered."""
     _current.set(_Surroundings(run, settings))
     deadlines.enter(run.time_left())
 
 
-def make_settings(options: Namespace, values: Mapping[str, Any]) -> SimpleNamespace:
+def make_settings(options: 'Namespace', values: Mapping[str, Any]) -> SimpleNamespace:
     """Make the settings of this worker process.
 
     Args:
@@ -152,6 +157,8 @@ def make_settings(options: Namespace, values: Mapping[str, Any]) -> SimpleNamesp
         ValueError: one of them has a name that is taken.
     """
     global _process_settings
+    import uuid
+
     check_settings(values)
     _process_settings = SimpleNamespace(**values, uuid=str(uuid.uuid4()), node_uuid=_node_uuid(), options=options)
     return _process_settings
@@ -169,6 +176,8 @@ def check_settings(values: Mapping[str, Any]) -> None:
 
 
 def _node_uuid() -> str:
+    import uuid
+
     try:
         # Not to be shown as it is (machine-id(5)), but the same after every restart.
         host = Path('/etc/machine-id').read_text(encoding='ascii').strip()

@@ -64,6 +64,7 @@ from typing import TypeAlias
 from crew.messages import Accept, Call, Cancel, Failure, Go, Reply, Reset, Stop
 from crew.transports.base import Delivery
 from crew.worker.lookahead import SHORT, LookAhead
+from crew.worker.settings import Limits, Terms
 
 __all__ = [
     'Ack',
@@ -113,37 +114,6 @@ MAX_REASON = 1000
 
 #: How often a call is run at most that nobody waits for, and whose task is idempotent.
 MAX_RUNS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The worker's own limits, in seconds.
-
-    Args:
-        timeout: the longest run, or None to leave it to the caller. It only lowers what the caller says.
-        kill_after: from the end of a run's time until its process is given up.
-        consumer_timeout: the broker's own limit for holding a delivery, after which it closes the channel.
-    """
-
-    timeout: float | None = None
-    kill_after: float = 5.0
-    consumer_timeout: float = 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On which terms the calls of one shared queue are run.
-
-    Args:
-        task: the id of the task or web application.
-        idempotent: whether a call may run a second time when its worker dies.
-        stop_on_cancel: whether a run whose caller no longer waits is stopped as if its time were over. If not, it may
-            look at ``cancelled`` and stop by itself.
-    """
-
-    task: str = ''
-    idempotent: bool = False
-    stop_on_cancel: bool = False
 
 
 DEFAULT_TERMS = Terms()

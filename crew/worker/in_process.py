@@ -10,8 +10,9 @@ import logging
 
 from crew.transports.threads import LoopThread
 from crew.worker.clock import Clock
-from crew.worker.consumer import Consumer, Settings
+from crew.worker.consumer import Consumer
 from crew.worker.runs import Task
+from crew.worker.settings import Settings
 from crew.worker.threads import ThreadRunner
 
 __all__ = ['InProcessWorker']
@@ -23,7 +24,7 @@ class InProcessWorker:
     """A worker in threads of this process.
 
     Args:
-        settings: see :class:`crew.worker.consumer.Settings`; ``memory://`` is welcome.
+        settings: see :class:`crew.worker.settings.Settings`; ``memory://`` is welcome.
         task: what each run does.
     """
 

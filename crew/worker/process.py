@@ -6,50 +6,38 @@ there to stop a task that hangs, so the process finishes what it runs and ends t
 """
 
 import asyncio
-import atexit
 import contextlib
 import faulthandler
 import importlib
 import logging
 import os
 import signal
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from crew import logs
 from crew.exceptions import BrokerRefused
 from crew.transports.threads import start_native
-from crew.worker.consumer import Consumer, Settings
-from crew.worker.runs import GAVE_UP, OnFinished, Runner, Task, out_of_memory
+from crew.worker.consumer import Consumer
+from crew.worker.exits import CANNOT_START, GAVE_UP, CannotStart
+from crew.worker.runs import OnFinished, Runner, Task, out_of_memory
+from crew.worker.settings import Settings
+from crew.worker.signals import OURS, SIGNALS, signal_pipe
 from crew.worker.threads import ThreadRunner
 from crew.worker.ties import Ties
 
-__all__ = ['CANNOT_START', 'GAVE_UP', 'SIGNALS', 'CannotStart', 'end', 'serve', 'signal_pipe']
+__all__ = ['CannotStart', 'serve']
 
 log = logging.getLogger(__name__)
-
-#: Signals that a worker process handles, and nobody else in it.
-OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-#: Signals that supervisor and worker processes handle; blocked from a fork until the child has its own handlers.
-SIGNALS = {*OURS, signal.SIGCHLD}
-
-#: Exit code: what this process was told to run cannot be had, and the reason has been printed.
-CANNOT_START = 4
-
-
-class CannotStart(Exception):
-    """Raised by a loader when there is nothing to run; its text is one line that says what to do."""
 
 
 def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: bool = False) -> int:
     """Be a worker process until told to end by ``SIGTERM``; return the exit code.
 
     Args:
-        settings: see :class:`crew.worker.consumer.Settings`.
+        settings: see :class:`crew.worker.settings.Settings`.
         load: returns the task; called in this thread, after monkey-patching when ``gevent``.
         ties: see :class:`crew.worker.ties.Ties`.
         gevent: whether runs are greenlets of a patched process instead of threads.
@@ -59,6 +47,8 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     faulthandler.enable(file=ties.stacks, all_threads=True)
     signals = _watch_signals()
     if gevent:
+        # All of ours is loaded before anything is patched.
+        importlib.import_module('crew.transports.asyncio')
         _patch()
     # What was found in a directory before the fork may be older than the code that is to be loaded.
     importlib.invalidate_caches()
@@ -79,21 +69,6 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     thread.start()
     thread.join()
     return connection.exit_code
-
-
-def end(code: int) -> NoReturn:
-    """End this process with ``code``, after the usual exit handlers unless a task may still be running.
-
-    Never returns, whatever fails: a forked child must not go on in its parent's frames.
-    """
-    try:
-        if code == 0:
-            atexit._run_exitfuncs()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
 
 
 class _ConnectionThread:
@@ -145,18 +120,6 @@ class _ConnectionThread:
 
         loop.set_exception_handler(on_exception)
         return 0 if await consumer.run(stop) else GAVE_UP
-
-
-def signal_pipe(numbers: Iterable[signal.Signals]) -> int:
-    """Let signals do nothing but be written into a pipe, as bytes of their numbers; return the end to read."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in numbers:
-        # Not SIG_IGN, which programs that this process starts would inherit.
-        signal.signal(number, lambda *_: None)
-    return reading
 
 
 def _watch_signals() -> int:

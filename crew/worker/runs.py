@@ -14,6 +14,7 @@ from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Publication, Reply
 from crew.worker.bodies import Input, Output, Signal
 from crew.worker.clock import Clock, Record
+from crew.worker.exits import GAVE_UP
 
 __all__ = [
     'OnFinished',
@@ -31,9 +32,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FOREVER = 1e9
-
-#: Exit code: a task would not end, or there was no memory left, so the process ended.
-GAVE_UP = 70
 
 #: A process that cannot have so many bytes is of no use: it would fail at every request, so quickly that it got most.
 NEEDED = 1024 * 1024

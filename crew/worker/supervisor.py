@@ -1,8 +1,9 @@
 """The small parent of worker processes: starts them, watches their clocks, kills what hangs, replaces what dies.
 
 It runs no task, holds no connection and no thread, so nothing that a task does can stop it, and it may fork at any
-time. What a process cannot say any more because its interpreter is held by C code, the supervisor says for it, from a
-child forked for just that.
+time. It loads nothing that only its children need, so it is small; each child loads that for itself. What a process
+cannot say any more because its interpreter is held by C code, the supervisor says for it, from a child forked for just
+that.
 
 On ``SIGHUP`` it lets new processes take the place of the old ones, one by one: each runs the program from its
 beginning, so that all of it is loaded anew, and an old one is told to end when a new one takes calls. If a new one does
@@ -19,15 +20,18 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from crew.messages import Accept
 from crew.worker import ties
 from crew.worker.clock import Record
-from crew.worker.process import CANNOT_START, GAVE_UP, SIGNALS, end, signal_pipe
+from crew.worker.exits import CANNOT_START, GAVE_UP, end
 from crew.worker.sentinel import Sentinel
+from crew.worker.signals import SIGNALS, signal_pipe
 from crew.worker.terminal import Terminal
 from crew.worker.ties import Ties
+
+if TYPE_CHECKING:
+    from crew.messages import Accept
 
 __all__ = ['Policy', 'Supervisor', 'supervise']
 
@@ -113,7 +117,7 @@ class _Child:
         return data.decode('utf-8', 'replace').rstrip()
 
 
-def supervise(policy: Policy, serve: Callable[[Ties], int], speak: Callable[[str, Accept], None]) -> int:
+def supervise(policy: Policy, serve: Callable[[Ties], int], speak: Callable[[str, 'Accept'], None]) -> int:
     """Be what this program is to be: its supervisor, or one of that one's worker processes. Return the exit code.
 
     Args:
@@ -143,7 +147,7 @@ class Supervisor:
         speak: sends a message to a caller's reply queue; called in a process of its own.
     """
 
-    def __init__(self, policy: Policy, serve: Callable[[Ties], int], speak: Callable[[str, Accept], None]) -> None:
+    def __init__(self, policy: Policy, serve: Callable[[Ties], int], speak: Callable[[str, 'Accept'], None]) -> None:
         self._policy = policy
         self._serve = serve
         self._speak = speak
@@ -395,17 +399,10 @@ class Supervisor:
         if unable or age < MUTE_AFTER or run in child.spoken_for:
             return
         child.spoken_for.add(run)
-        accept = Accept(
-            correlation_id=record.correlation_id,
-            inbox=child.ties.clock.inbox,
-            ask=False,
-            ran=max(0.0, age),
-            timeout=record.timeout,
-        )
         log.warning('worker process %d cannot speak while it runs %s; telling its caller', child.pid, record.text)
-        self._speak_for(record.reply_to, accept)
+        self._speak_for(child.ties.clock.inbox, record, max(0.0, age))
 
-    def _speak_for(self, reply_to: str, accept: Accept) -> None:
+    def _speak_for(self, inbox: str, record: Record, ran: float) -> None:
         try:
             pid = self._fork()
         except OSError as error:
@@ -419,7 +416,13 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            self._speak(reply_to, accept)
+            # Only here: the supervisor itself sends nothing.
+            from crew.messages import Accept
+
+            accept = Accept(
+                correlation_id=record.correlation_id, inbox=inbox, ask=False, ran=ran, timeout=record.timeout
+            )
+            self._speak(record.reply_to, accept)
             code = 0
         except BaseException as error:  # a forked child must never return into its parent's frames
             log.error('could not speak for a worker process: %s', error)

@@ -7,7 +7,6 @@ finds them by an environment variable that only it can read as its own: the proc
 import os
 import signal
 import sys
-import tempfile
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
@@ -40,9 +39,9 @@ class Ties:
     @classmethod
     def make(cls, slots: int, lifeline: int) -> 'Ties':
         """Return those of a process that is yet to be made."""
-        memory = _shared_file()
+        memory = _shared_file('crew-clock')
         memory.truncate(Clock.size_of(slots))
-        return cls(Clock(slots, memory.fileno()), lifeline, tempfile.TemporaryFile(), memory)
+        return cls(Clock(slots, memory.fileno()), lifeline, _shared_file('crew-stacks'), memory)
 
     def close(self) -> None:
         """Free what this process holds of them; the lifeline is the supervisor's."""
@@ -90,8 +89,11 @@ def inherited() -> Ties | None:
     return Ties(Clock(slots, memory), lifeline, os.fdopen(stacks, 'r+b', buffering=0), memory_file)
 
 
-def _shared_file() -> IO[bytes]:
+def _shared_file(name: str) -> IO[bytes]:
     # Memory where that can be had: what is written into a file that is mapped goes to the disk now and then.
     if hasattr(os, 'memfd_create'):
-        return os.fdopen(os.memfd_create('crew-clock'), 'r+b', buffering=0)
+        return os.fdopen(os.memfd_create(name), 'r+b', buffering=0)
+    # It loads OpenSSL, for names that nobody can guess.
+    import tempfile
+
     return tempfile.TemporaryFile()
