@@ -481,6 +481,8 @@ class World:
         assert not self.listener.alarming, self.listener.alarming
         for party in self.parties:
             assert not party.loop.errors, party.loop.errors
+        for worker in self.workers:
+            worker.check()
         for client in self.clients:
             assert not client.counters.refused
 
@@ -617,6 +619,8 @@ def seeds() -> list[bytes]:
     # Two workers, of which the second looks ahead; calls at once, which are short, or work for a moment.
     two, short = bytes([0, 0, 1, *bytes(4), 2, 0, 3, 0, 0]), bytes([128, 0, 0, 0, 2, 0, 0])
     works = bytes([128, 0, 0, 0x40, 3, *bytes(6), 2, 2, 0, 0])
+    # A slot that is slow to take the next; and a task that works for long, behind short ones.
+    rests, long = bytes([128, 0, 0, 0x40, *bytes(7), 2, 2, 0, 0]), bytes([128, 0, 0, 0x40, 5, *bytes(7), 3, 3, 0])
     bursts = [short * 8, works * 8, works + short * 7]
     happens = [[6, 1], [6, 2], [7, 6], [25, 1], [21, 2, 0], [23, 1], [31, 0, 5], [28, 2], [19, 2, 7, 6], [8, 2, 25, 1]]
     return [
@@ -624,4 +628,7 @@ def seeds() -> list[bytes]:
         bytes(4) + call * 4 + bytes([6, 8]),
         bytes([1, 0, 0, 0, 1, 0]) + call * 2 + bytes([23, 0, 26]),
         *(two + burst + bytes([12, 0, *each]) for burst in bursts for each in happens),
+        *(two + rests * 6 + long * 2 + bytes([12, 0, *each]) for each in happens[:4]),
+        # In the middle of it: the worker goes on by a few turns, and is told to end, or loses its connection.
+        *(two + rests * 8 + bytes(turns * [144, 2] + each) for turns in range(6) for each in ([153, 1], [149, 2, 0])),
     ]

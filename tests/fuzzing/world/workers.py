@@ -185,6 +185,11 @@ class Worker:
         latest = max((job.run.started for job in self.jobs), default=0.0)
         return bool(self.waiting) and not self._slots and self._clock.now > latest + SHORT + LATE
 
+    def check(self) -> None:
+        """Fail if the consumer takes something else for what runs or waits than what does."""
+        known = {*self.waiting, *self._unsettled, *(job.run for job in self.jobs)}
+        assert known == set(self.consumer._held) == set(self.consumer._runs.values()), 'it has lost sight of a run'
+
     def note_kept(self) -> None:
         """Take note of what waits for a slot, was asked about, and is not given back."""
         if self.settings.prefetch > self.settings.slots:
@@ -270,6 +275,9 @@ class Worker:
         waited = self._clock.now - held.arrived
         asked = held.accepted or not held.call.reply_to
         assert asked or held.arrived <= self.stood or waited < FRESH + LONGEST_WAIT, f'nobody was asked in {waited} s'
+        for other in self.consumer._deliveries._ready:
+            overtaken = other.delivery.channel is held.delivery.channel and other.delivery.tag < held.delivery.tag
+            assert asked or other.accepted or not overtaken, 'it begins before one that came before it'
         slot = self._slots.pop(0)
         run.begin_in(slot)
         if run.interrupted:
