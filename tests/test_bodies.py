@@ -281,8 +281,8 @@ class Owner:
     def wanted(self, run: Run, offset: int, waiting: bool) -> None: ...
 
 
-def make_run(more: bool = False) -> Run:
-    call = Call(correlation_id='1', reply_to='crew.master.1', more=more)
+def make_run(more: bool = False, reply_to: str = 'crew.master.1') -> Run:
+    call = Call(correlation_id='1', reply_to=reply_to, more=more)
     return Run(call, 0, 60.0, time.monotonic(), Clock(1), 'wsgi', Owner())
 
 
@@ -292,6 +292,12 @@ def test_an_answer_that_begins_when_nobody_waits_any_more_fails_at_once() -> Non
     output = run.begin(Reply(correlation_id='1', more=True))
     with pytest.raises(BrokenPipeError):
         output.write(b'x')
+
+
+def test_an_answer_that_nobody_waits_for_is_dropped_and_keeps_no_thread() -> None:
+    output = make_run(reply_to='').begin(Reply(correlation_id='1', more=True))
+    in_thread(lambda: output.write(bytes(3 * WINDOW))).result(10)
+    assert output.collect(ended=True)[-1].offset == 0
 
 
 def test_both_ends_are_told_of_a_failure() -> None:

@@ -115,9 +115,11 @@ class Output:
         correlation_id: the call's.
         signal: how the task's thread is woken.
         wake: called in the task's thread when there is something to send.
+        wanted: whether anybody takes it. If not, what is written is dropped: who writes must not wait for ever.
     """
 
-    def __init__(self, correlation_id: str, signal: Signal, wake: Callable[[], None]) -> None:
+    def __init__(self, correlation_id: str, signal: Signal, wake: Callable[[], None], *, wanted: bool = True) -> None:
+        self._wanted = wanted
         self.reply: Reply | None = None
         self.sender = Sender(correlation_id)
         self._signal = signal
@@ -141,6 +143,8 @@ class Output:
             BrokenPipeError: nobody takes them any more.
         """
         self._check()
+        if not self._wanted:
+            return
         self._written += len(data)
         self._pieces.append(data)
         self._wake()
