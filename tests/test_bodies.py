@@ -218,6 +218,13 @@ def test_a_writer_waits_when_a_window_is_on_its_way() -> None:
     assert (last.body, last.last) == (b'x', True)
 
 
+def test_a_credit_that_says_nothing_new_is_no_news() -> None:
+    output = Writing().output
+    assert not output.grant(0)
+    assert output.grant(WINDOW + 1)
+    assert not output.grant(WINDOW + 1)
+
+
 def test_a_piece_longer_than_a_window_waits_until_all_of_it_may_go() -> None:
     writing = Writing()
     waiting = in_thread(lambda: writing.output.write(bytes(3 * WINDOW)))

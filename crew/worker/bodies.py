@@ -170,11 +170,14 @@ class Output:
             self.sender.end()
         return self.sender.take()
 
-    def grant(self, offset: int) -> None:
-        """Take the caller's word for how far bytes may go."""
-        self.sender.grant(offset)
+    def grant(self, offset: int) -> bool:
+        """Take the caller's word for how far bytes may go; return whether it is news."""
+        # The same once more is how a caller looks whether the worker is still there.
+        if not self.sender.grant(offset):
+            return False
         self._granted = max(self._granted, offset)
         self._signal.set()
+        return True
 
     def fail(self, error: Exception) -> None:
         """Let whoever writes know that nobody takes it any more."""
