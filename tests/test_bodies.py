@@ -218,6 +218,13 @@ def test_a_writer_waits_when_a_window_is_on_its_way() -> None:
     assert (last.body, last.last) == (b'x', True)
 
 
+def test_a_credit_that_says_nothing_new_is_no_news() -> None:
+    output = Writing().output
+    assert not output.grant(0)
+    assert output.grant(WINDOW + 1)
+    assert not output.grant(WINDOW + 1)
+
+
 def test_a_piece_longer_than_a_window_waits_until_all_of_it_may_go() -> None:
     writing = Writing()
     waiting = in_thread(lambda: writing.output.write(bytes(3 * WINDOW)))
@@ -281,8 +288,8 @@ class Owner:
     def wanted(self, run: Run, offset: int, waiting: bool) -> None: ...
 
 
-def make_run(more: bool = False) -> Run:
-    call = Call(correlation_id='1', reply_to='crew.master.1', more=more)
+def make_run(more: bool = False, reply_to: str = 'crew.master.1') -> Run:
+    call = Call(correlation_id='1', reply_to=reply_to, more=more)
     return Run(call, 60.0, Clock(1), 'wsgi', Owner())
 
 
@@ -292,6 +299,12 @@ def test_an_answer_that_begins_when_nobody_waits_any_more_fails_at_once() -> Non
     output = run.begin(Reply(correlation_id='1', more=True))
     with pytest.raises(BrokenPipeError):
         output.write(b'x')
+
+
+def test_an_answer_that_nobody_waits_for_is_dropped_and_keeps_no_thread() -> None:
+    output = make_run(reply_to='').begin(Reply(correlation_id='1', more=True))
+    in_thread(lambda: output.write(bytes(3 * WINDOW))).result(10)
+    assert output.collect(ended=True)[-1].offset == 0
 
 
 def test_both_ends_are_told_of_a_failure() -> None:

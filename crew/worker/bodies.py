@@ -115,9 +115,11 @@ class Output:
         correlation_id: the call's.
         signal: how the task's thread is woken.
         wake: called in the task's thread when there is something to send.
+        wanted: whether anybody takes it. If not, what is written is dropped: who writes must not wait for ever.
     """
 
-    def __init__(self, correlation_id: str, signal: Signal, wake: Callable[[], None]) -> None:
+    def __init__(self, correlation_id: str, signal: Signal, wake: Callable[[], None], *, wanted: bool = True) -> None:
+        self._wanted = wanted
         self.reply: Reply | None = None
         self.sender = Sender(correlation_id)
         self._signal = signal
@@ -141,6 +143,8 @@ class Output:
             BrokenPipeError: nobody takes them any more.
         """
         self._check()
+        if not self._wanted:
+            return
         self._written += len(data)
         self._pieces.append(data)
         self._wake()
@@ -166,11 +170,14 @@ class Output:
             self.sender.end()
         return self.sender.take()
 
-    def grant(self, offset: int) -> None:
-        """Take the caller's word for how far bytes may go."""
-        self.sender.grant(offset)
+    def grant(self, offset: int) -> bool:
+        """Take the caller's word for how far bytes may go; return whether it is news."""
+        # The same once more is how a caller looks whether the worker is still there.
+        if not self.sender.grant(offset):
+            return False
         self._granted = max(self._granted, offset)
         self._signal.set()
+        return True
 
     def fail(self, error: Exception) -> None:
         """Let whoever writes know that nobody takes it any more."""

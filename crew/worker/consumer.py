@@ -488,8 +488,8 @@ class Consumer:
         if held is None or run is None or run.broken is not None:
             return
         if isinstance(message, Credit):
-            if run.output is not None:
-                run.output.grant(message.offset)
+            # What says nothing new is no progress: the time of the run goes on.
+            if run.output is not None and run.output.grant(message.offset):
                 self._send_answer(run)
         elif run.input is not None:
             try:

@@ -187,7 +187,12 @@ class Run:
             reply: the beginning, without a body; its ``more`` must be set.
         """
         owner = self.owner
-        self.output = Output(self.call.correlation_id, owner.make_signal(), lambda: owner.answered(self))
+        self.output = Output(
+            self.call.correlation_id,
+            owner.make_signal(),
+            lambda: owner.answered(self),
+            wanted=bool(self.call.reply_to),
+        )
         if self.broken is not None:
             # That may have come just before there was an output to be told.
             self.output.fail(self.broken)

@@ -193,17 +193,7 @@ class Client:
         self.answer = Answer(request, closes=closes)
         self.sent = bytearray()
         self.written = False
-        self.download = Download(
-            self,  # type: ignore[arg-type]
-            Budget(10**9),
-            Patience(10.0, 1000),
-            on_credit=lambda offset: None,
-            on_moved=lambda: None,
-            on_gone=self._wrong,
-            on_stalled=self._wrong,
-            on_written=self._written,
-            on_crowded=self._wrong,
-        )
+        self.download = Download(self, self, Budget(10**9), Patience(10.0, 1000))  # type: ignore[arg-type]
 
     def write_headers(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool) -> None:
         """Stand in for :meth:`crew_wsgi.connections.Exchange.write_headers`."""
@@ -214,13 +204,23 @@ class Client:
         """Stand in for :meth:`crew_wsgi.connections.Exchange.write`."""
         self.sent += self.answer.piece(chunk)
 
-    def _written(self) -> None:
+    # As the owner of the download
+
+    def credit(self, offset: int) -> None:
+        """Do nothing: no worker has more."""
+
+    def mind_clock(self) -> None:
+        """Do nothing: there is no clock."""
+
+    def answer_written(self) -> None:
+        """Take note that this was all."""
         assert not self.written
         self.written = True
 
-    @staticmethod
-    def _wrong() -> None:
+    def _wrong(self) -> None:
         raise AssertionError('it does not take the client for what it is')
+
+    answer_late = answer_crowded = on_connection_close = _wrong
 
 
 # From bytes
