@@ -475,6 +475,8 @@ class World:
             conversation.answers.append(job.written if outcome is None else None)
         else:
             conversation.failures += 1
+            # A worker that is to end gives up what runs at last, and was acked early, perhaps.
+            self.wires.lost[conversation.id] += job.run.broken is not None
 
     # What must be
 
