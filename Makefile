@@ -7,7 +7,7 @@ ARGS ?=
 PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL = help
-.PHONY: help .venv demo article test faults fuzz fuzz-coverage lint format docs conformance clean
+.PHONY: help .venv demo article test faults fuzz fuzz-coverage bench lint format docs conformance clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ fuzz-coverage: .venv/installed-for-tests ## let a coverage-guided fuzzer search 
 	@$(PIP) install --editable '.[fuzz]'
 	.venv/bin/python -m tests.fuzzing $(ARGS)
 
+# make bench ARGS='bridges --rounds 2': one table, and nothing is written.
+bench: .venv/installed-for-tests .venv-bench/installed ## measure crew beside others, write benchmarks/README.md
+	@scripts/install-packages.sh rabbitmq-server wrk
+	@$(PIP) install --editable '.[bench]'
+	.venv/bin/python -m benchmarks $(or $(ARGS),--write)
+
 lint: .venv/installed-for-tests ## ruff, its formatter and mypy, without changing anything
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -59,7 +65,7 @@ conformance: .venv/installed-for-tests ## write docs/conformance.md: what crew a
 	.venv/bin/python scripts/conformance.py
 
 clean: ## remove all that these targets made
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than what they were made from. Editable, so that a change in the code needs no new installation.
@@ -70,6 +76,11 @@ clean: ## remove all that these targets made
 .venv/installed-for-tests: .venv/made setup.py pyproject.toml
 	@$(PIP) install --editable '.[test]'
 	@$(PIP) install --no-deps 'httpbin>=0.10.4'
+	@touch $@
+
+.venv-bench/installed: benchmarks/requirements.txt .venv/made
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip --quiet --disable-pip-version-check install -r benchmarks/requirements.txt
 	@touch $@
 
 .venv/made:

@@ -23,6 +23,7 @@ setup(
         'tomli>=2; python_version < "3.11"',
     ],
     extras_require={
+        'bench': ['psutil>=5.9'],
         'fuzz': ['atheris>=2.3'],
         'twisted': ['twisted>=22.10'],
         'test': [

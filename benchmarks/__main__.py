@@ -14,6 +14,7 @@ from benchmarks import growth
 from benchmarks.bodies import compare_bodies, raw_stream
 from benchmarks.bridges import Figures, compare
 from benchmarks.callers import compare_callers
+from benchmarks.evenness import CONNECTIONS, LONG, RARE, waits
 from crew.private_node import PrivateNode
 
 PAGE = Path(__file__).with_name('README.md')
@@ -113,6 +114,22 @@ class Bench:
         heads = ('MB/s', *(one.name for one in chosen))
         return [*_table(heads, rows), '', *_table(RATIO, ratios)]
 
+    def evenness(self) -> list[str]:
+        """Two workers, and requests of which one in some is long."""
+        found = {
+            name: waits(self._node, options, 2 * self._seconds, self._log)
+            for name, options in {'--prefetch 1': ('--prefetch', '1'), 'default': ()}.items()
+        }
+        rows = [
+            (name, each.requests, *(f'{value * 1e3:.1f}' for value in (each.p50, each.p99, each.longest)))
+            for name, each in found.items()
+        ]
+        more = (found['default'].p99 - found['--prefetch 1'].p99) * 1e3
+        ratio = _ratio('99 %, default less --prefetch 1, ms', more, 1, 10, most=True)
+        heads = ('waits while another worker is idle, ms', 'short requests', '50 %', '99 %', 'longest')
+        said = f'{CONNECTIONS} connections; one request in {RARE} takes {LONG * 1e3:.0f} ms.'
+        return [said, '', *_table(heads, rows), '', *_table(RATIO, [ratio])]
+
     def workers(self) -> list[str]:
         """Workers of an application that takes 20 ms."""
         figures = growth.workers(self._node, (1, 2, 4, 8, 16), self._seconds, self._log)
@@ -155,7 +172,7 @@ class Bench:
         return _table(('', 'measured', 'wanted'), ratios)
 
 
-TABLES = ('bridges', 'single', 'calls', 'bodies', 'workers', 'backlog', 'heads', 'starting')
+TABLES = ('bridges', 'single', 'calls', 'bodies', 'evenness', 'workers', 'backlog', 'heads', 'starting')
 
 
 def _bridge_row(name: str, found: Figures, against: Figures) -> tuple[object, ...]:
