@@ -453,8 +453,8 @@ class Caller:
                 self._counters.republished += 1
                 log.warning('call %s is published once more: its worker died', action.envelope.correlation_id)
                 self._link.calls.publish(action.envelope, action.queue, mandatory=True)
-        # Who is settled is not waited for; nothing is due earlier for it.
-        if settled < len(actions) or not actions:
+        # Nothing is due earlier because somebody was settled.
+        if not actions or settled < len(actions):
             self._set_alarm()
 
     def _give(self, on_settled: OnSettled, outcome: Reply | Chunk | Credit | CrewError) -> None:
@@ -473,3 +473,4 @@ class Caller:
         if self._unsent:
             self._unsent = {id: unsent for id, unsent in self._unsent.items() if id in self._calls}
         self._do(actions)
+        self._set_alarm()

@@ -457,6 +457,7 @@ class AsyncioChannel:
         self._unconfirmed: dict[int, asyncio.Future[None]] = {}
         self._published = 0
         self._confirm = False
+        self._prefetch = 0
         self._error: Exception | None = None
         self._closing = False
         self._asked = 'message'
@@ -478,11 +479,16 @@ class AsyncioChannel:
             self._pika.add_on_return_callback(self._returned)
         self._connection, self._number = connection, self._pika.channel_number
         await opened
-        if prefetch:
-            await self._ask(lambda done: self._pika.basic_qos(prefetch_count=prefetch, callback=done))
+        await self._limit(prefetch)
         if confirm:
             self._confirm = True
             await self._ask(lambda done: self._pika.confirm_delivery(self._confirmation, callback=done))
+
+    async def _limit(self, prefetch: int) -> None:
+        """Set how much the consumers that follow may hold unacknowledged."""
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
+            await self._ask(lambda done: self._pika.basic_qos(prefetch_count=prefetch, callback=done))
 
     @property
     def is_open(self) -> bool:
@@ -554,8 +560,7 @@ class AsyncioChannel:
             tag = self._pika.basic_consume(queue, consumer, auto_ack=no_ack, arguments=arguments, callback=done)
 
         if prefetch is not None:
-            await self._ask(lambda done: self._pika.basic_qos(prefetch_count=prefetch, callback=done))
-
+            await self._limit(prefetch)
         await self._ask(start, 'consumer')
         return tag
 

@@ -210,10 +210,12 @@ class Consumer:
         log.info('taking requests from %s, %d at once', names, settings.slots)
 
     async def _consume(self, queue: _Queue) -> None:
-        always = (self._channel, self._ahead if self._settings.prefetch is not None else None)
-        for channel in always:
+        settings = self._settings
+        # The prefetch is said each time: on the first channel, that of a consumer that looks ahead is another.
+        wanted = ((self._channel, settings.slots), (self._ahead, (settings.prefetch or 0) - settings.slots))
+        for channel, prefetch in wanted:
             if channel is not None and not self._ending:
-                tag = await channel.consume(queue.name, partial(self._arrived, queue=queue))
+                tag = await channel.consume(queue.name, partial(self._arrived, queue=queue), prefetch=prefetch)
                 queue.consumers.append((channel, tag))
 
     @staticmethod
@@ -551,28 +553,21 @@ class Consumer:
         for queue in self._queues.values():
             looking, queue.looking = queue.looking, None
             if looking is not None:
-                channel, tag = looking
-                await channel.cancel(tag)
+                await looking[0].cancel(looking[1])
             # What has been decided meanwhile is carried out by whoever comes next.
             window = self._window
-            if window and queue not in self._paused and not self._ending:
-                ahead = await self._open_ahead()
-                tag = await ahead.consume(
+            connection, channel = self._connection, self._channel
+            if window and queue not in self._paused and not self._ending and connection and channel:
+                if self._notes is None:
+                    # Giving back must not take longer than it has to. Where the broker allows no channel for it,
+                    # nothing is fetched ahead.
+                    self._notes = await connection.open_channel(confirm=True)
+                # On the same channel, or what was sent first could arrive last.
+                tag = await channel.consume(
                     queue.name, partial(self._arrived, queue=queue), prefetch=window, priority=BEHIND
                 )
-                queue.looking = ahead, tag
+                queue.looking = channel, tag
                 log.debug('fetching %d calls ahead', window)
-
-    async def _open_ahead(self) -> Channel:
-        if self._connection is None:
-            raise ConnectionError('the connection was lost')
-        if self._notes is None:
-            # Giving back must not take longer than it has to.
-            self._notes = await self._connection.open_channel(confirm=True)
-        if self._ahead is None:
-            # Its own channel, so that it can be given back without the deliveries that run.
-            self._ahead = await self._connection.open_channel(prefetch=1, on_return=self._returned)
-        return self._ahead
 
     # Giving back while others run
 

@@ -10,8 +10,8 @@ state    event                                  what follows
 –        arrives redelivered, without a caller  idempotent, and not counted yet: published anew, counted; else dropped
 asking   go                                     ready
 asking   stop, cancel, caller gone, no answer   acked, dropped
-ready    a slot is free                         running; asking, if it has waited here for long unasked. A worker of
-                                                several queues keeps the slot for a moment if one that came before asks
+ready    a slot is free                         running; asking, if it has waited here for long unasked. A worker that
+                                                gives back keeps the slot for a moment if one that came before asks
 ready    cancel                                 acked, dropped
 ready    no slot will soon be free              given back, if the worker takes calls of several queues or looks ahead
 ready    a slot is free, the call has more      running; the caller hears *accept* at once, for the rest goes there
@@ -429,7 +429,7 @@ class Deliveries:
         while self._queued and free > 0:
             self._begin(self._queued.pop(next(iter(self._queued))), now)
             free -= 1
-        while self._ready and not self._draining and (free > self._kept(now) or self._may_queue(free, now)):
+        while self._ready and not self._draining and self._may_start(free, now):
             held = self._ready.popleft()
             if now - held.arrived > FRESH and held.call.reply_to and not held.accepted:
                 # It waited here for a slot. After a *go* there is no need to ask: its caller knows where to cancel it.
@@ -458,9 +458,12 @@ class Deliveries:
         if self._look is not None and self._look.window and not self._free:
             self._look_at(now + SHORT)
 
-    def _may_queue(self, free: int, now: float) -> bool:
-        """Return whether the next call may be given away before there is a slot for it."""
-        if free or len(self._queued) >= self._ahead or self._ready[0].call.more:
+    def _may_start(self, free: int, now: float) -> bool:
+        """Return whether the next call may begin, or be given away before there is a slot for it."""
+        kept = self._kept(now)
+        if free > kept:
+            return True
+        if free or kept or len(self._queued) >= self._ahead or self._ready[0].call.more:
             return False
         return now < self._began + SHORT
 
@@ -480,7 +483,7 @@ class Deliveries:
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
         kept = 0
-        if self._asking and self._gives_back:
+        if self._asking and (self._gives_back or self._look is not None):
             for held in self._asking.values():
                 until = held.due - ANSWER_WITHIN + GIVE_BACK_AFTER
                 if held.arrived < self._ready[0].arrived and now < until:
