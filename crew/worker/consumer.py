@@ -58,7 +58,7 @@ from crew.worker.deliveries import (
     State,
 )
 from crew.worker.lookahead import LookAhead
-from crew.worker.runs import OnFinished, Outcome, Run, Runner
+from crew.worker.runs import OnFinished, Outcome, Run, Runner, out_of_memory
 from crew.worker.settings import Settings, Terms
 
 __all__ = ['Consumer', 'Settings']
@@ -459,7 +459,13 @@ class Consumer:
 
     def exhausted(self) -> None:
         """Take note that memory is gone; see :class:`crew.worker.runs.Owner`."""
-        self._loop.call_soon_threadsafe(self.give_up, 'a run has left hardly any memory')
+        self._loop.call_soon_threadsafe(self._leave_for_memory)
+
+    def _leave_for_memory(self) -> None:
+        try:
+            self.give_up('a run has left hardly any memory')
+        except MemoryError:
+            out_of_memory()
 
     def _send_answer(self, run: Run, *, ended: bool = False) -> None:
         held, output = self._held.get(run), run.output

@@ -284,18 +284,31 @@ def _let_go(run: Run, error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
+    _check_memory(run)
+
+
+def _check_memory(run: Run) -> None:
+    """See that there is memory to go on with, or let the process be replaced."""
     try:
         bytes(NEEDED)
+        return
     except MemoryError:
+        pass
+    try:
         run.owner.exhausted()
+    except MemoryError:
+        out_of_memory()
 
 
 def cut_short(run: Run, error: BaseException) -> Failure:
     """Return the end of a run that an exception has ended outside of its task: an interrupt, or a lack of memory."""
     try:
-        if not isinstance(error, MemoryError):
+        if isinstance(error, SystemExit):
             return timed_out(run)
-        return Failure(correlation_id=run.call.correlation_id, kind='raised', type='MemoryError')
+        if isinstance(error, MemoryError):
+            _check_memory(run)
+        # Without memory, the interpreter raises all kinds of errors.
+        return Failure(correlation_id=run.call.correlation_id, kind='raised', type=type(error).__name__)
     except MemoryError:
         out_of_memory()
 
