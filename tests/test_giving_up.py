@@ -225,7 +225,11 @@ def test_an_id_that_is_used_again_brings_no_other_calls_value(url: str) -> None:
         return 'held'
 
     tasks.add(Registered('hold', hold, place='here'))
-    tasks.add(Registered('echo', lambda value: value, place='there'))
+    def echo(value: Any) -> Any:
+        released.wait(10)
+        return value
+
+    tasks.add(Registered('echo', echo, place='there'))
     with Worker(tasks, url=url, threads=2), threaded_client.Client(url) as client:
         first = client.call('hold', set_cid='one')
         assert entered.wait(10)
