@@ -225,6 +225,7 @@ def test_an_id_that_is_used_again_brings_no_other_calls_value(url: str) -> None:
         return 'held'
 
     tasks.add(Registered('hold', hold, place='here'))
+
     def echo(value: Any) -> Any:
         released.wait(10)
         return value
