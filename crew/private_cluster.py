@@ -36,6 +36,7 @@ class PrivateCluster:
 
     def __init__(self, size: int = 3, *, heartbeat: int | None = None, config: Sequence[str] = ()) -> None:
         self._household = Household()
+        self._formed = False
         self.nodes = [
             PrivateNode(
                 name=f'crew{number}',
@@ -52,7 +53,7 @@ class PrivateCluster:
         return [node.url for node in self.nodes]
 
     def start(self, *, timeout: float = 120.0) -> None:
-        """Start the nodes that do not run, all at once, and wait until they are a cluster and answer AMQP.
+        """Start the nodes that do not run, and wait until they are a cluster and answer AMQP.
 
         Raises:
             NodeError: RabbitMQ is not installed, or a node did not come up; then nothing is left.
@@ -61,7 +62,12 @@ class PrivateCluster:
         try:
             # Before the threads, so that only one of them would not have to wait for what it fails to make.
             self._household.begin(deadline)
-            self._start_nodes(timeout)
+            if not self._formed:
+                # Of two that join at once, one may be sent away: so each but the first two waits for those before it.
+                for joined in range(2, len(self.nodes)):
+                    self._start_nodes(self.nodes[:joined], timeout)
+            self._start_nodes(self.nodes, timeout)
+            self._formed = True
             # A node that was cut off from the others needs some seconds to come back to them.
             while len(running := self._running()) < len(self.nodes):
                 if time.monotonic() > deadline:
@@ -70,9 +76,9 @@ class PrivateCluster:
             self.stop()
             raise
 
-    def _start_nodes(self, timeout: float) -> None:
-        with ThreadPoolExecutor(len(self.nodes)) as pool:
-            starting = [pool.submit(node.start, timeout=timeout) for node in self.nodes]
+    def _start_nodes(self, nodes: Sequence[PrivateNode], timeout: float) -> None:
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            starting = [pool.submit(node.start, timeout=timeout) for node in nodes]
             try:
                 for each in starting:
                     each.result()
@@ -91,6 +97,7 @@ class PrivateCluster:
 
     def stop(self) -> None:
         """Kill all nodes and remove what they wrote; may be called at any time and again."""
+        self._formed = False
         if self._household.is_ours:
             for node in self.nodes:
                 node.stop()
