@@ -11,6 +11,9 @@ from crew_wsgi.messages import Response
 
 __all__ = ['completed', 'length_of', 'reframed']
 
+#: Digits of the longest Content-Length that is taken for one.
+COUNTABLE = 18
+
 
 def reframed(response: Response, method: str, *, whole: bool) -> Response:
     """Return a reply as it leaves here: its end-to-end fields, and a length that is true on our connection.
@@ -32,12 +35,12 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
     if not whole:
         if bodiless or response.body:
             raise ProtocolError('an answer that has no body came in parts')
-        if len(lengths) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
-            raise ProtocolError(f'an answer in parts came with Content-Length {lengths}')
+        if len(lengths) > 1 or not all(map(_is_length, lengths)):
+            raise ProtocolError(f'an answer in parts came with Content-Length {", ".join(lengths)[:80]}')
         return response if unchanged else Response(status=response.status, headers=headers)
     if bodiless:
         # RFC 9110 §8.6: what GET would have brought.
-        good = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
+        good = not lengths or (len(lengths) == 1 and _is_length(lengths[0]))
     else:
         good = lengths in ([], [str(len(response.body))])
     if not good:
@@ -50,6 +53,10 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
     elif unchanged and not (bodiless and response.body):
         return response
     return Response(status=response.status, headers=headers, body=b'' if bodiless else response.body)
+
+
+def _is_length(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) <= COUNTABLE
 
 
 def length_of(response: Response) -> int | None:
