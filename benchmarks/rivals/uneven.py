@@ -9,7 +9,7 @@ from typing import Any
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Take as many seconds as the query says."""
     began = time.monotonic()
-    takes = float(environ['QUERY_STRING'])
+    takes = float(environ['QUERY_STRING'] or 0)
     if takes:
         time.sleep(takes)
     body = f'{os.getpid()} {began} {time.monotonic()}'.encode()
