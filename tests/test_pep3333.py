@@ -55,7 +55,7 @@ def echo(front: Front, target: str, headers: dict[str, str] | None = None) -> di
 
 TOKEN = "!#$%&'*+-.^`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 VISIBLE = [*map(chr, range(0x21, 0x7F)), *map(chr, range(0x80, 0x100))]
-PATH_CHARACTERS = sorted(set(VISIBLE) - set('%?'))
+PATH_CHARACTERS = sorted(set(VISIBLE) - set('%?#'))
 # These have a meaning of their own between the client and the front, or are tested by name.
 SPECIAL = {
     *('connection', 'keep-alive', 'proxy-authenticate', 'proxy-authorization', 'proxy-connection', 'te', 'trailer'),
