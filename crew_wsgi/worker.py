@@ -18,15 +18,13 @@ from crew.options import (
     seconds,
 )
 from crew.transports.addresses import DEFAULT_URL, safe_url
+from crew.worker.launch import launch
 from crew.worker.settings import Limits, Settings, Terms
-from crew.worker.supervisor import Policy, supervise
 from crew_wsgi.options import add_broker
 
 if TYPE_CHECKING:
-    from crew.messages import Accept
     from crew.worker.in_process import InProcessWorker
     from crew.worker.runs import Task
-    from crew.worker.ties import Ties
     from crew_wsgi.gateway import Application
 
 __all__ = ['in_process', 'load', 'main']
@@ -138,32 +136,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         graceful_timeout=options.graceful_timeout,
         name='crew-wsgi-worker',
     )
-    policy = Policy(
-        what=f'{options.app} on queue {options.queue} at {", ".join(map(safe_url, urls))}',
-        lifeline=0 if options.end_with_stdin else None,
-        processes=options.processes,
-        slots=slots,
-        kill_after=options.kill_after,
-        graceful_timeout=options.graceful_timeout,
-    )
-
-    # What these load is for the processes that are forked for them, not for the supervisor.
-    def serve(ties: 'Ties') -> int:
-        from crew.worker import process
-
-        return process.serve(settings, load_task, ties, gevent=bool(options.gevent))
 
     def load_task() -> 'Task':
+        # For the processes that run it, not for their supervisor.
         from crew_wsgi.task import wsgi_task
 
         return wsgi_task(load(options), multithread=slots > 1, multiprocess=options.processes > 1)
 
-    def speak(reply_to: str, accept: 'Accept') -> None:
-        from crew.worker import spokesman
-
-        spokesman.speak(urls, reply_to, accept)
-
-    return supervise(policy, serve, speak)
+    return launch(
+        settings,
+        load_task,
+        what=f'{options.app} on queue {options.queue} at {", ".join(map(safe_url, urls))}',
+        processes=options.processes,
+        gevent=bool(options.gevent),
+        lifeline=0 if options.end_with_stdin else None,
+    )
 
 
 def load(options: argparse.Namespace) -> 'Application':

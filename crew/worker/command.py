@@ -17,23 +17,20 @@ from crew.options import (
     add_urls,
     add_verbosity,
     add_version,
-    broker_url,
     count,
     password,
     seconds,
 )
 from crew.serializers import accepted
-from crew.transports.addresses import DEFAULT_URL, safe_url, url_of
+from crew.transports.addresses import DEFAULT_URL, checked, safe_url, url_of
 from crew.worker import contexts
 from crew.worker.exits import CannotStart
+from crew.worker.launch import launch
 from crew.worker.registry import Registry, tasks
 from crew.worker.settings import Limits, Settings, Terms
-from crew.worker.supervisor import Policy, supervise
 
 if TYPE_CHECKING:
-    from crew.messages import Accept
     from crew.worker.runs import Task
-    from crew.worker.ties import Ties
 
 __all__ = ['parser', 'run', 'terms']
 
@@ -143,45 +140,30 @@ def _urls(command: argparse.ArgumentParser, options: argparse.Namespace) -> Sequ
         options.password or '',
     )
     try:
-        return [broker_url(url)]
-    except argparse.ArgumentTypeError as error:
+        return checked(url)
+    except ValueError as error:
         command.error(str(error))
 
 
 def _supervise(options: argparse.Namespace, urls: Sequence[str], values: Mapping[str, Any]) -> int:
-    slots = options.gevent or options.threads
-    consumer = Settings(
+    settings = Settings(
         urls=urls,
         queues=terms(tasks),
         queue_type=options.queue_type,
-        slots=slots,
+        slots=options.gevent or options.threads,
         limits=Limits(options.timeout, options.kill_after, options.consumer_timeout),
         graceful_timeout=options.graceful_timeout,
         publishes=True,
         name='crew-worker',
     )
-    policy = Policy(
+    return launch(
+        settings,
+        _loader(options, values),
         what=f'{len(tasks)} tasks at {", ".join(map(safe_url, urls))}',
-        lifeline=0 if options.end_with_stdin else None,
         processes=options.forks,
-        slots=slots,
-        kill_after=options.kill_after,
-        graceful_timeout=options.graceful_timeout,
+        gevent=bool(options.gevent),
+        lifeline=0 if options.end_with_stdin else None,
     )
-    load = _loader(options, values)
-
-    # What these load is for the processes that are forked for them, not for the supervisor.
-    def serve(ties: 'Ties') -> int:
-        from crew.worker import process
-
-        return process.serve(consumer, load, ties, gevent=bool(options.gevent))
-
-    def speak(reply_to: str, accept: 'Accept') -> None:
-        from crew.worker import spokesman
-
-        spokesman.speak(urls, reply_to, accept)
-
-    return supervise(policy, serve, speak)
 
 
 def _loader(options: argparse.Namespace, values: Mapping[str, Any]) -> Callable[[], 'Task']:
