@@ -3,7 +3,6 @@
 import argparse
 import os
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from crew import argv, topology
 from crew.transports.addresses import Url, check, is_memory
@@ -104,21 +103,10 @@ def password(text: str) -> str:
 def broker_url(text: str) -> str:
     """Read the URL of a broker, ``memory://`` included."""
     try:
-        if not _is_plain(text):
-            check(text)
+        check(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Url(text)
-
-
-def _is_plain(url: str) -> bool:
-    """Return whether a broker's URL can be understood for certain, without pika, TLS and all that they load."""
-    try:
-        parts = urlsplit(url)
-        whole = bool(parts.hostname) and parts.port != 0 and (parts.username is None) == (parts.password is None)
-        return whole and parts.scheme == 'amqp' and not parts.query
-    except ValueError:
-        return False
 
 
 def queue_id(text: str) -> str:

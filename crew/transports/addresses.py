@@ -76,10 +76,20 @@ def check(url: str) -> None:
     Raises:
         ValueError: it cannot; the message says why and holds no password.
     """
-    if not is_memory(url):
+    if not is_memory(url) and not _is_plain(url):
         from crew.transports.asyncio import parameters
 
         parameters(url)
+
+
+def _is_plain(url: str) -> bool:
+    """Return whether a broker's URL can be understood for certain, without pika, TLS and all that they load."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0 and (parts.username is None) == (parts.password is None)
+        return whole and parts.scheme == 'amqp' and not parts.query
+    except ValueError:
+        return False
 
 
 async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> Connection:
