@@ -6,13 +6,10 @@ from functools import lru_cache
 from tornado import httputil
 
 from crew.exceptions import ProtocolError
-from crew_wsgi.headers import HeaderPairs, end_to_end
+from crew_wsgi.headers import COUNTABLE, HeaderPairs, end_to_end
 from crew_wsgi.messages import Response
 
 __all__ = ['completed', 'length_of', 'reframed']
-
-#: Digits of the longest Content-Length that is taken for one.
-COUNTABLE = 18
 
 
 def reframed(response: Response, method: str, *, whole: bool) -> Response:

@@ -42,8 +42,6 @@ IDEMPOTENT = frozenset({'GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'})
 #: connection, and the client would lose the answer (RFC 9112 §9.6).
 LINGER = 5.0
 
-COUNTABLE = len(str(2**62)) - 1
-
 #: A body of unknown length may be one end of a conversation: what there is of it is sent on after so many seconds. One
 #: with a length is whole at some time, and no worker is held before, up to ``COLLECTED_AT_ONCE``.
 DISPATCH_AFTER = 0.1
@@ -358,8 +356,8 @@ class Handler:
             # Its end comes next.
             return
         self._upload.discard()
-        # Who waits for 100 sends nothing, and a length that nobody can count is never at its end.
-        if self._upload.expects or len(self._headers.get('Content-Length', '')) > COUNTABLE:
+        # Who waits for 100 sends nothing.
+        if self._upload.expects:
             self._end()
         else:
             self._timer.start(LINGER, self._end)
@@ -382,15 +380,15 @@ class Handler:
 
     def _end(self) -> None:
         """Tell the connection that this was all, and see it leave."""
-        self._stop_timers()
         connection = self._exchange.connection
         if not connection.closed:
             self._exchange.finish()
         if connection.writing:
+            self._stop_timers()
             # Until the last byte is the kernel's, closing the connection would cut the response.
             self._download.await_client(self._sent)
         else:
-            self._finish()
+            self._sent()
 
     def answer_late(self) -> None:
         limits = self._server.limits
@@ -405,9 +403,6 @@ class Handler:
 
     def _sent(self) -> None:
         self._stop_timers()
-        self._finish()
-
-    def _finish(self) -> None:
         if self._closing:
             self._exchange.connection.close()
         self._server.leave(self)

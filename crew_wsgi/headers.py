@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ['HeaderPairs', 'check_headers', 'end_to_end', 'is_token']
+__all__ = ['COUNTABLE', 'HeaderPairs', 'check_headers', 'end_to_end', 'is_token']
 
 HeaderPairs = Sequence[tuple[str, str]]
+
+#: Digits of the longest Content-Length that is taken for one.
+COUNTABLE = 18
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 §5.5: visible characters and obs-text, blanks and tabs inside only: around it they are not part of a value.

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from tornado import httputil
 
 from crew_wsgi.fields import Fields
-from crew_wsgi.headers import HeaderPairs, is_token
+from crew_wsgi.headers import COUNTABLE, HeaderPairs, is_token
 from crew_wsgi.problems import bad_request
 
 __all__ = ['END', 'Answer', 'End', 'Event', 'Head', 'Malformed', 'Reader', 'framing', 'parse_head']
@@ -31,9 +31,6 @@ CHUNKS_PER_TURN = 256
 
 #: The longest line of a field that is remembered, in bytes.
 USUAL = 128
-
-#: Digits of the longest Content-Length that is looked at.
-COUNTABLE = 18
 
 _END = re.compile(rb'\n\r?\n')
 _CONTROL = re.compile(rb'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]')
@@ -393,8 +390,6 @@ def framing(start_line: httputil.RequestStartLine, headers: Fields) -> tuple[boo
         Malformed: it cannot be said for sure.
     """
     lengths = [length.strip(' \t') for value in headers.get_list('Content-Length') for length in value.split(',')]
-    if not lengths and 'Transfer-Encoding' not in headers:
-        return False, 0
     if 'Transfer-Encoding' in headers:
         if lengths:
             raise Malformed('There are both Content-Length and Transfer-Encoding.')
@@ -406,6 +401,8 @@ def framing(start_line: httputil.RequestStartLine, headers: Fields) -> tuple[boo
         if len(codings) > 1:
             raise Malformed('No Transfer-Encoding but chunked is understood here.', 501)
         return True, 0
+    if not lengths:
+        return False, 0
     if len(set(lengths)) > 1 or not _DIGITS.fullmatch(lengths[0]):
         raise Malformed('The Content-Length is not one number.')
     digits = lengths[0].lstrip('0') or '0'

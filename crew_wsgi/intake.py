@@ -134,7 +134,7 @@ class Intake:
             return bad_request('This server is no proxy for CONNECT.', 501)
         if not (target.lower().startswith(('/', 'http://', 'https://')) or (target == '*' and method == 'OPTIONS')):
             return bad_request('The request target is neither a path nor a URL.')
-        # It has been read as a number of no more digits than that.
+        # What was read is a number, and not too long to be counted.
         if int(headers.get('Content-Length', '0')) > max_body:
             return too_large(max_body)
         return None
