@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -71,12 +71,13 @@ BEHIND = -1
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """One shared queue and its consumers: one, and one more for look-ahead, which may come and go."""
+    """One shared queue, and the tags of its consumers: one, and one that looks ahead, which may come and go."""
 
     name: str
     terms: Terms
-    consumers: list[tuple[Channel, str]] = field(default_factory=list)
-    looking: tuple[Channel, str] | None = None
+    channel: Channel
+    consumer: str | None = None
+    looking: str | None = None
 
 
 class Consumer:
@@ -100,7 +101,6 @@ class Consumer:
         self._deliveries = Deliveries(
             settings.slots, settings.limits, give_back=several, ahead=ahead, look_ahead=look_ahead
         )
-        self._window = 0
         self._runs: dict[Held, Run] = {}
         self._held: dict[Run, Held] = {}
         self._late: list[tuple[Run, Envelope]] = []
@@ -108,7 +108,6 @@ class Consumer:
         self._reporting = False
         self._alarm = Alarm(self._loop, self._tick)
         self._channel: Channel | None = None
-        self._ahead: Channel | None = None
         self._notes: Channel | None = None
         self._queues: dict[str, _Queue] = {}
         self._paused: set[_Queue] = set()  # those whose consumers are stopped, for there is no slot for their calls
@@ -184,7 +183,7 @@ class Consumer:
         queues = [topology.task_queue(terms.task, settings.queue_type) for terms in settings.queues]
         exchanges = [topology.DEAD_LETTERS, *([topology.PUBLICATIONS] if settings.publishes else [])]
         await connection.ensure(*exchanges, *queues)
-        channel = await connection.open_channel(prefetch=settings.slots, on_return=self._returned)
+        channel = await connection.open_channel(on_return=self._returned)
         inbox = topology.inbox()
         await channel.declare(inbox)
         await channel.consume(inbox.name, self._told, no_ack=True)
@@ -192,16 +191,11 @@ class Consumer:
         # A call that comes while the other queues are being consumed may hold the interpreter: then it is too late.
         self._clock.set_inbox(inbox.name)
         self._deliveries.inbox = inbox.name
-        self._channel, self._ahead, self._notes = channel, None, None
+        self._channel, self._notes = channel, None
         self._queues = {
-            queue.name: _Queue(queue.name, terms) for queue, terms in zip(queues, settings.queues, strict=True)
+            queue.name: _Queue(queue.name, terms, channel) for queue, terms in zip(queues, settings.queues, strict=True)
         }
         self._paused.clear()
-        self._window = 0
-        if settings.prefetch is not None and settings.prefetch > settings.slots:
-            # Its own channel, so that it can be given back without the deliveries that run.
-            ahead = settings.prefetch - settings.slots
-            self._ahead = await connection.open_channel(prefetch=ahead, on_return=self._returned)
         async with self._moving:
             for each in self._queues.values():
                 await self._consume(each)
@@ -210,28 +204,29 @@ class Consumer:
         log.info('taking requests from %s, %d at once', names, settings.slots)
 
     async def _consume(self, queue: _Queue) -> None:
-        settings = self._settings
-        # The prefetch is said each time: on the first channel, that of a consumer that looks ahead is another.
-        wanted = ((self._channel, settings.slots), (self._ahead, (settings.prefetch or 0) - settings.slots))
-        for channel, prefetch in wanted:
-            if channel is not None and not self._ending:
-                tag = await channel.consume(queue.name, partial(self._arrived, queue=queue), prefetch=prefetch)
-                queue.consumers.append((channel, tag))
+        slots = self._settings.slots
+        ahead = (self._settings.prefetch or slots) - slots
+        if not self._ending:
+            queue.consumer = await self._begin_consuming(queue, slots)
+        if ahead and not self._ending:
+            queue.looking = await self._begin_consuming(queue, ahead)
+
+    async def _begin_consuming(self, queue: _Queue, prefetch: int, priority: int = 0) -> str:
+        # All on one channel, or what was sent first could arrive last.
+        on_delivery = partial(self._arrived, queue=queue)
+        return await queue.channel.consume(queue.name, on_delivery, prefetch=prefetch, priority=priority)
 
     @staticmethod
     async def _stop_consuming(queue: _Queue) -> None:
-        consumers, queue.consumers = queue.consumers, []
-        looking, queue.looking = queue.looking, None
-        if looking is not None:
-            consumers.append(looking)
-        await asyncio.gather(*(channel.cancel(tag) for channel, tag in consumers))
+        tags = [tag for tag in (queue.consumer, queue.looking) if tag is not None]
+        queue.consumer = queue.looking = None
+        await asyncio.gather(*map(queue.channel.cancel, tags))
 
     def _on_lost(self, reason: Exception) -> None:
         running = len(self._deliveries.running)
         if running and not self._ending:
             log.warning('%d running calls cannot be answered any more: the connection was lost', running)
-        self._connection = self._channel = self._ahead = self._notes = None
-        self._window = 0
+        self._connection = self._channel = self._notes = None
         self._queues = {}
         self._paused.clear()
         unbegun = self._take_unbegun()
@@ -351,7 +346,6 @@ class Consumer:
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Look):
-            self._window = action.window
             self._spawn(self._look())
             return
         held = action.held
@@ -559,20 +553,14 @@ class Consumer:
         for queue in self._queues.values():
             looking, queue.looking = queue.looking, None
             if looking is not None:
-                await looking[0].cancel(looking[1])
+                await queue.channel.cancel(looking)
             # What has been decided meanwhile is carried out by whoever comes next.
-            window = self._window
-            connection, channel = self._connection, self._channel
-            if window and queue not in self._paused and not self._ending and connection and channel:
-                if self._notes is None:
-                    # Giving back must not take longer than it has to. Where the broker allows no channel for it,
-                    # nothing is fetched ahead.
-                    self._notes = await connection.open_channel(confirm=True)
-                # On the same channel, or what was sent first could arrive last.
-                tag = await channel.consume(
-                    queue.name, partial(self._arrived, queue=queue), prefetch=window, priority=BEHIND
-                )
-                queue.looking = channel, tag
+            window = self._deliveries.window
+            if window and queue not in self._paused and not self._ending:
+                # Giving back must not take longer than it has to. Where the broker allows no channel for it, nothing is
+                # fetched ahead.
+                await self._open_notes()
+                queue.looking = await self._begin_consuming(queue, window, BEHIND)
                 log.debug('fetching %d calls ahead', window)
 
     # Giving back while others run
@@ -631,9 +619,7 @@ class Consumer:
         """Put back deliveries that were not started: their callers are told first, and a redelivery is no run then."""
         if not unstarted or self._connection is None:
             return
-        if self._notes is None:
-            self._notes = await self._connection.open_channel(confirm=True)
-        notes = self._notes
+        notes = await self._open_notes()
         for reply_to in {held.call.reply_to for held in unstarted if held.call.reply_to}:
             ids = tuple(held.call.correlation_id for held in unstarted if held.call.reply_to == reply_to)
             notes.publish(codec.encode(Returned(correlation_ids=ids)), reply_to)
@@ -645,6 +631,14 @@ class Consumer:
                 # Redelivered, it would count as one that may have run.
                 self._republish(held, held.call.runs)
         log.debug('gave back %d calls that were not started', len(unstarted))
+
+    async def _open_notes(self) -> Channel:
+        """Return the channel on which callers are told what was given back, opened when it is first wanted."""
+        if self._notes is None:
+            if self._connection is None:
+                raise ConnectionError('the connection to the broker is lost')
+            self._notes = await self._connection.open_channel(confirm=True)
+        return self._notes
 
     # Ending
 

@@ -341,6 +341,11 @@ class Deliveries:
         return any(held.state is State.RUNNING or held.due < math.inf for held in self.running)
 
     @property
+    def window(self) -> int:
+        """How many calls to fetch before there is a slot for them."""
+        return 0 if self._look is None else self._look.window
+
+    @property
     def has_room(self) -> bool:
         """Whether a call could begin now."""
         return not self._draining and len(self._ready) + len(self._queued) < self._free
@@ -455,7 +460,7 @@ class Deliveries:
         held.started = self._began = now
         self._set_due(held, now + min(held.timeout, SAY_AGAIN if held.accepted else ACCEPT_AFTER))
         self._running[held.key] = held
-        if self._look is not None and self._look.window and not self._free:
+        if self.window and not self._free:
             self._look_at(now + SHORT)
 
     def _may_start(self, free: int, now: float) -> bool:
@@ -511,15 +516,14 @@ class Deliveries:
 
     def _look_back(self, now: float) -> list[Action]:
         """Let nothing wait behind runs that are not short; look again when they may have become so."""
-        looks = self._look is not None and bool(self._look.window)
-        if self._free or not (looks or self._queued or (self._ready and self._look is not None)):
+        if self._free or not (self.window or self._queued or (self._ready and self._look is not None)):
             return []
         late = self._began + SHORT
         if now < late:
             self._look_at(late)
             return []
         actions: list[Action] = []
-        if self._look is not None and looks:
+        if self._look is not None and self._look.window:
             self._look.stop()
             actions.append(Look(0))
         if self._queued:
