@@ -431,10 +431,8 @@ class Caller:
     # Carrying out what was decided
 
     def _do(self, actions: list[Action[OnSettled]]) -> None:
-        settled = 0
         for action in actions:
             if isinstance(action, Settle):
-                settled += 1
                 outcome = action.outcome
                 # One error may be many callers'; raised again and again, its traceback would grow.
                 self._give(action.waiter, copy(outcome) if isinstance(outcome, _SHARED) else outcome)
@@ -453,9 +451,7 @@ class Caller:
                 self._counters.republished += 1
                 log.warning('call %s is published once more: its worker died', action.envelope.correlation_id)
                 self._link.calls.publish(action.envelope, action.queue, mandatory=True)
-        # Nothing is due earlier because somebody was settled.
-        if not actions or settled < len(actions):
-            self._set_alarm()
+        self._set_alarm()
 
     def _give(self, on_settled: OnSettled, outcome: Reply | Chunk | Credit | CrewError) -> None:
         try:
@@ -473,4 +469,3 @@ class Caller:
         if self._unsent:
             self._unsent = {id: unsent for id, unsent in self._unsent.items() if id in self._calls}
         self._do(actions)
-        self._set_alarm()
