@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ['Service', 'Usage', 'await_port', 'free_port', 'measuring']
+__all__ = ['RIVALS', 'Service', 'Usage', 'await_port', 'family_of', 'free_port', 'measuring']
 
 RIVALS = Path(__file__).parent / 'rivals'
 

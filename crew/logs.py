@@ -35,11 +35,15 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(TextFormatter):
     """A JSON object a line, with the fields that a record carries beside its text."""
 
+    def __init__(self) -> None:
+        # Only for who asks for it: a supervisor has no other use of it.
+        from json import dumps
+
+        super().__init__()
+        self._dumps = dumps
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record."""
-        # Only for who asks for it: a supervisor has no other use of it.
-        import json
-
         fields = {
             'time': self.formatTime(record),
             'level': record.levelname,
@@ -50,7 +54,7 @@ class JsonFormatter(TextFormatter):
         }
         if record.exc_info:
             fields['traceback'] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+        return self._dumps(fields)
 
 
 def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INFO') -> None:
