@@ -220,6 +220,7 @@ def _decode_rest(data: bytes, at: int, channel: int, first: bytes, body_size: in
 
 
 def _decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -> Envelope | None:
+    # Short strings are read in place: with a function for them, all of a call takes an eighth longer to decode.
     content_type = content_encoding = correlation_id = reply_to = type = ''
     headers: dict[str, Any] = {}
     expiration = timestamp = None
