@@ -1,35 +1,61 @@
 """Where log lines go and how they look: one line on the console, details at ``-v``, JSON for machines."""
 
+import contextlib
 import logging
+import os
 import sys
 import time
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, cast
 
-__all__ = ['LogFormat', 'restore', 'set_up', 'spare_threads']
+__all__ = ['LogFormat', 'TextFormatter', 'collect', 'console', 'inform', 'restore', 'set_up', 'spare_threads']
 
 LogFormat = Literal['text', 'json']
 
 OURS = ('crew', 'crew_wsgi')
 LIBRARIES = ('asyncio', 'pika', 'tornado')
 
-TEXT = '%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s'
-
 
 class TextFormatter(logging.Formatter):
     """A line of text. The time is the same for many of them, but for its milliseconds."""
 
-    def __init__(self, text: str | None = None) -> None:
-        super().__init__(text)
+    def __init__(self) -> None:
+        super().__init__()
         self._last = 0, ''
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """Return the local time of a record, to the millisecond."""
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line for a record, without its traceback."""
+        return self.line(record.created, record.levelname, record.process, record.name, record.message, {})
+
+    def line(
+        self,
+        created: float,
+        level: str,
+        process: int | None,
+        name: str,
+        message: str,
+        fields: Mapping[str, object],
+    ) -> str:
+        """Return the line for what a record would carry.
+
+        Args:
+            created: when, in seconds since the epoch.
+            level: the level's name.
+            process: the process id.
+            name: the logger's name.
+            message: what it says.
+            fields: the same for machines; text has no place for them.
+        """
+        return f'{self.time(created)} {level} {process} {name}: {message}'
+
+    def time(self, created: float) -> str:
+        """Return the local time to the millisecond, of a time in seconds since the epoch."""
         second, text = self._last
-        if second != int(record.created):
-            second = int(record.created)
-            text = time.strftime(self.default_time_format, time.localtime(second))
-            self._last = second, text
-        return f'{text},{int(record.msecs):03}'
+        whole = int(created)
+        if second != whole:
+            text = time.strftime(self.default_time_format, time.localtime(whole))
+            self._last = whole, text
+        return f'{text},{int((created - whole) * 1000):03}'
 
 
 class JsonFormatter(TextFormatter):
@@ -44,17 +70,67 @@ class JsonFormatter(TextFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for a record."""
-        fields = {
-            'time': self.formatTime(record),
-            'level': record.levelname,
-            'process': record.process,
-            'logger': record.name,
-            'message': record.getMessage(),
-            **getattr(record, 'fields', {}),
-        }
+        fields = getattr(record, 'fields', {})
         if record.exc_info:
-            fields['traceback'] = self.formatException(record.exc_info)
-        return self._dumps(fields)
+            fields = {**fields, 'traceback': self.formatException(record.exc_info)}
+        return self.line(record.created, record.levelname, record.process, record.name, record.getMessage(), fields)
+
+    def line(
+        self,
+        created: float,
+        level: str,
+        process: int | None,
+        name: str,
+        message: str,
+        fields: Mapping[str, object],
+    ) -> str:
+        """Return the line for what a record would carry."""
+        own = {'time': self.time(created), 'level': level, 'process': process, 'logger': name, 'message': message}
+        return self._dumps({**own, **fields})
+
+
+class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes lines to standard error; many of :func:`inform` at once, where somebody says when.
+
+    Attributes:
+        later: has what it is given called soon. Until then, lines are collected.
+    """
+
+    def __init__(self, formatter: TextFormatter) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(formatter)
+        self.later: Callable[[Callable[[], None]], object] | None = None
+        self._lines: list[str] = []
+
+    def put(self, name: str, message: str, fields: Mapping[str, object]) -> None:
+        """Write what a logger says now at level INFO."""
+        formatter = cast(TextFormatter, self.formatter)
+        lines = self._lines
+        lines.append(formatter.line(time.time(), 'INFO', os.getpid(), name, message, fields))
+        if self.later is None:
+            self.flush()
+        elif len(lines) == 1:
+            self.later(self.flush)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, behind what came before it."""
+        if self._lines:
+            self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        lines, self._lines = self._lines, []
+        # Who could be told that standard error takes no more?
+        with contextlib.suppress(OSError, ValueError):
+            if lines:
+                self.stream.write('\n'.join(lines) + '\n')
+            super().flush()
+
+
+def console(log_format: LogFormat = 'text') -> LineHandler:
+    """Return a handler for standard error, with lines as all of crew's look."""
+    return LineHandler(JsonFormatter() if log_format == 'json' else TextFormatter())
 
 
 def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INFO') -> None:
@@ -67,8 +143,7 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INF
         log_format: ``text``, or ``json`` for one object a line.
         level: the lowest level that is shown, when ``verbosity`` does not ask for more.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == 'json' else TextFormatter(TEXT))
+    handler = console(log_format)
     for name in (*OURS, *(LIBRARIES if verbosity > 1 else ())):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
@@ -78,6 +153,39 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INF
         # They report as errors what crew reports in its own words.
         logging.getLogger('pika').setLevel(logging.CRITICAL)
         logging.getLogger('tornado').setLevel(logging.ERROR)
+
+
+def inform(logger: logging.Logger, message: str, fields: Mapping[str, object]) -> None:
+    """Log at level INFO what is said very often.
+
+    A record, and its way through handlers, take several times what the line takes. So there is none if nobody could
+    see it but the handler that :func:`set_up` has made.
+
+    Args:
+        logger: whose it is.
+        message: what it says.
+        fields: the same for machines.
+    """
+    parent = logger.parent
+    if parent is not None and not (logger.handlers or logger.filters or parent.propagate):
+        handlers = parent.handlers
+        if len(handlers) == 1 and type(handlers[0]) is LineHandler and not handlers[0].filters:
+            handlers[0].put(logger.name, message, fields)
+            return
+    record = logging.LogRecord(logger.name, logging.INFO, '', 0, message, None, None)
+    record.fields = fields
+    logger.handle(record)
+
+
+def collect(later: Callable[[Callable[[], None]], object]) -> None:
+    """Let lines of :func:`inform` leave together, which are put by one thread.
+
+    Args:
+        later: has what it is given called soon, as a loop's ``call_soon`` does.
+    """
+    for handler in logging.getLogger(OURS[1]).handlers:
+        if isinstance(handler, LineHandler):
+            handler.later = later
 
 
 def spare_threads() -> None:

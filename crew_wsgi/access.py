@@ -5,6 +5,8 @@ from typing import Any
 
 from tornado import httputil
 
+from crew import logs
+
 __all__ = ['log_access']
 
 log = logging.getLogger('crew_wsgi.access')
@@ -33,34 +35,17 @@ def log_access(
     """
     if not log.isEnabledFor(logging.INFO):
         return
-    fields = {
-        'client': context.remote_ip,
-        'method': start_line.method,
-        'target': start_line.path,
-        'status': status,
-        'bytes': size,
-        'seconds': round(seconds, 6),
-        'request_id': request_id,
-    }
-    # Made here: logging would look for the line of code that asked, and copy the fields.
-    record = logging.LogRecord(
-        log.name,
-        logging.INFO,
-        '',
-        0,
-        '%s "%s %s %s" %d %d %.1fms id=%s%s',
-        (
-            fields['client'],
-            start_line.method,
-            start_line.path,
-            start_line.version,
-            status,
-            size,
-            seconds * 1000,
-            request_id,
-            note,
-        ),
-        None,
+    client, (method, target, version) = context.remote_ip, start_line
+    logs.inform(
+        log,
+        f'{client} "{method} {target} {version}" {status} {size} {seconds * 1000:.1f}ms id={request_id}{note}',
+        {
+            'client': client,
+            'method': method,
+            'target': target,
+            'status': status,
+            'bytes': size,
+            'seconds': round(seconds, 6),
+            'request_id': request_id,
+        },
     )
-    record.fields = fields
-    log.handle(record)

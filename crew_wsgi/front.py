@@ -150,6 +150,7 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
     """Serve until ``SIGTERM`` or ``SIGINT``; return the exit code."""
     routes = Routes(options.routes or [Route(options.queue)])
     queues = [topology.task_queue(queue, options.queue_type) for queue in routes.queues]
+    logs.collect(asyncio.get_running_loop().call_soon)
     engine = Engine(asyncio.get_running_loop(), options.amqp_urls or [DEFAULT_URL], queues, name='crew-wsgi-front')
     limits = Limits(**{name: getattr(options, name) for name in LIMITS})
     limits = replace(limits, max_connections=room_for(limits.max_connections))

@@ -113,7 +113,7 @@ def run(**settings: Any) -> None:
     options = command.parse_args()
     logs.set_up(options.verbose, options.log_format, options.logging.upper())
     # What the script itself logs goes the same way, unless it has set that up.
-    logging.basicConfig(format=logs.TEXT, level=options.logging.upper())
+    logging.basicConfig(handlers=[logs.console()], level=options.logging.upper())
     if not len(tasks):
         command.error('there are no tasks: decorate functions with @Task, and import their modules before run()')
     code = _supervise(options, _urls(command, options), settings)
