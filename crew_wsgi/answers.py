@@ -6,10 +6,14 @@ from functools import lru_cache
 from tornado import httputil
 
 from crew.exceptions import ProtocolError
-from crew_wsgi.headers import COUNTABLE, HeaderPairs, end_to_end
+from crew_wsgi.fields import Fields
+from crew_wsgi.headers import COUNTABLE, HeaderPairs
 from crew_wsgi.messages import Response
 
-__all__ = ['completed', 'length_of', 'reframed']
+__all__ = ['added_to', 'length_of', 'reframed']
+
+#: What each answer of a front has, in lower case.
+_ADDED = frozenset({'x-request-id', 'date', 'server'})
 
 
 def reframed(response: Response, method: str, *, whole: bool) -> Response:
@@ -25,29 +29,29 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
     Raises:
         ProtocolError: the Content-Length is wrong, so who knows what is missing.
     """
-    headers = end_to_end(response.headers)
-    unchanged = len(headers) == len(response.headers)
-    lengths = [value for name, value in headers if name.lower() == 'content-length']
+    came = fields_of(response)
+    headers = came.passing
+    lengths = headers.get_list('content-length')
     bodiless = method == 'HEAD' or response.code in (204, 304)
     if not whole:
         if bodiless or response.body:
             raise ProtocolError('an answer that has no body came in parts')
         if len(lengths) > 1 or not all(map(_is_length, lengths)):
             raise ProtocolError(f'an answer in parts came with Content-Length {", ".join(lengths)[:80]}')
-        return response if unchanged else Response(status=response.status, headers=headers)
+        return response if headers is came else Response(status=response.status, headers=headers)
     if bodiless:
         # RFC 9110 §8.6: what GET would have brought.
         good = not lengths or (len(lengths) == 1 and _is_length(lengths[0]))
     else:
-        good = lengths in ([], [str(len(response.body))])
+        good = not lengths or lengths == [str(len(response.body))]
     if not good:
         raise ProtocolError(f'a body of {len(response.body)} bytes came with Content-Length {lengths}')
     if response.code == 204:
         # The same section: it must not have one at all.
-        headers = [(name, value) for name, value in headers if name.lower() != 'content-length']
+        headers = headers.replaced('Content-Length', None)
     elif not bodiless and not lengths:
-        headers.append(('Content-Length', str(len(response.body))))
-    elif unchanged and not (bodiless and response.body):
+        headers = Fields([*headers, ('Content-Length', str(len(response.body)))])
+    elif headers is came and not (bodiless and response.body):
         return response
     return Response(status=response.status, headers=headers, body=b'' if bodiless else response.body)
 
@@ -56,31 +60,30 @@ def _is_length(value: str) -> bool:
     return value.isascii() and value.isdigit() and len(value) <= COUNTABLE
 
 
+def fields_of(response: Response) -> Fields:
+    """Return the fields of an answer, which have been checked."""
+    return response.headers if isinstance(response.headers, Fields) else Fields(response.headers)
+
+
 def length_of(response: Response) -> int | None:
     """Return the ``Content-Length`` of an answer, or None."""
-    return next((int(value) for name, value in response.headers if name.lower() == 'content-length'), None)
+    length = fields_of(response).values.get('content-length')
+    return None if length is None else int(length)
 
 
-def completed(headers: HeaderPairs, request_id: str) -> HeaderPairs:
-    """Return the fields of an answer with those that each has.
+def added_to(headers: HeaderPairs, request_id: str) -> str:
+    """Return what each answer has beside what the application has said, as lines of a head.
 
     Args:
         headers: what the application has said.
         request_id: of its request.
     """
-    names = {name.lower() for name, _ in headers}
-    return [
-        *headers,
-        *(
-            (name, value)
-            for name, value in (
-                ('X-Request-ID', request_id),
-                ('Date', _date(int(time.time()))),
-                ('Server', 'crew'),
-            )
-            if name.lower() not in names
-        ),
-    ]
+    date = _date(int(time.time()))
+    fields = headers if isinstance(headers, Fields) else Fields(headers)
+    if fields.values.keys().isdisjoint(_ADDED):
+        return f'X-Request-ID: {request_id}\r\nDate: {date}\r\nServer: crew\r\n'
+    ours = (('X-Request-ID', request_id), ('Date', date), ('Server', 'crew'))
+    return Fields((name, value) for name, value in ours if name.lower() not in fields.values).lines
 
 
 @lru_cache(maxsize=2)

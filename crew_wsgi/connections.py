@@ -513,8 +513,8 @@ class Exchange:
     def begin(self, head: Head) -> None:
         """Take the head."""
         self.start_line = head.start_line
-        self._answer = Answer(head.start_line, closes=head.closes)
-        self._delegate.headers_received(head.start_line, head.headers)
+        self._answer = Answer(head.start_line, closes=head.section.closes)
+        self._delegate.headers_received(head.start_line, head.section.fields)
 
     def receive(self, data: bytes) -> Awaitable[None] | None:
         """Take a piece of the body; no more is read before what is returned is done."""
@@ -551,11 +551,13 @@ class Exchange:
         """Call ``callback`` when the client hangs up after its request was read and before it is answered."""
         self._close_callback = callback
 
-    def write_headers(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool) -> None:
+    def write_headers(
+        self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool, added: str = ''
+    ) -> None:
         """Write the head of the answer, and the beginning of its body; see :meth:`crew_wsgi.http1.Answer.head`."""
         assert self._answer is not None
         self._answer.closes = self._answer.closes or closes
-        self.connection.write(self._answer.head(code, reason, headers, chunk))
+        self.connection.write(self._answer.head(code, reason, headers, chunk, added))
 
     def write(self, chunk: bytes) -> None:
         """Write more of the body."""

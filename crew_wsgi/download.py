@@ -10,13 +10,12 @@ from crew.messages import Chunk
 from crew.streams import Receiver
 from crew_wsgi.budget import Budget
 from crew_wsgi.connections import Exchange
-from crew_wsgi.headers import HeaderPairs
 from crew_wsgi.messages import Response
 from crew_wsgi.patience import Patience
 from crew_wsgi.tcp import bytes_acked
 from crew_wsgi.timer import Timer
 
-__all__ = ['Download', 'Downloader']
+__all__ = ['PIECE', 'Download', 'Downloader']
 
 #: How much of a response is handed on at once.
 PIECE = 64 * 1024
@@ -74,21 +73,21 @@ class Download:
         self._timer = Timer()
 
     def begin(
-        self, response: Response, headers: HeaderPairs, body: bytes, *, whole: bool, length: int | None, closes: bool
+        self, response: Response, added: str, body: bytes, *, whole: bool, length: int | None, closes: bool
     ) -> None:
         """Write the head, and what there is of the body.
 
         Args:
             response: the answer.
-            headers: its header fields.
+            added: more header fields, as lines.
             body: what there is of the body.
             whole: whether that is all.
             length: how long the body is, if that is known and it is not whole.
             closes: whether the connection ends with it.
         """
-        # Other characters are nobody's business; RFC 9112 §4 lets a client ignore the phrase anyway.
-        reason = response.reason if response.reason.isascii() else ''
-        self._exchange.write_headers(response.code, reason, headers, body[:PIECE], closes=closes)
+        self._exchange.write_headers(
+            response.code, response.reason, response.headers, body[:PIECE], closes=closes, added=added
+        )
         self.written = min(len(body), PIECE)
         self._whole = whole
         self._remaining = length

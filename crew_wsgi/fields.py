@@ -1,56 +1,82 @@
-"""The header fields of one request (RFC 9110 §5): pairs in their order, and the same by name."""
+"""The header fields of one message (RFC 9110 §5): pairs in their order, and what is often asked of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from json.encoder import encode_basestring_ascii as quoted
 
-__all__ = ['Fields']
+from crew_wsgi.headers import end_to_end
+
+__all__ = ['Fields', 'quoted_pairs']
 
 
-class Fields:
-    """Header fields, with Tornado's names for what can be asked of them.
+class Fields(tuple[tuple[str, str], ...]):
+    """Header fields that have been checked. What is found out about them is kept with them.
 
-    Args:
-        pairs: names and values as they came.
+    So who has the same fields again, as most clients of a connection send and most answers of an application have, need
+    not find it out again.
     """
 
-    __slots__ = ('_pairs', '_values')
-
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
+    @cached_property
+    def values(self) -> Mapping[str, str]:
+        """The value by the name in lower case; of one that occurs several times all, with commas (RFC 9110 §5.2)."""
         values: dict[str, str] = {}
-        for name, value in pairs:
+        for name, value in self:
             key = name.lower()
             values[key] = f'{values[key]},{value}' if key in values else value
-        self._values = values
-
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._values
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
+        return values
 
     def get(self, name: str, default: str = '') -> str:
-        """Return the value of a field; of one that occurs several times all, with commas between (RFC 9110 §5.2)."""
-        return self._values.get(name.lower(), default)
+        """Return the value of a field whose name is given in lower case."""
+        return self.values.get(name, default)
 
     def get_list(self, name: str) -> list[str]:
-        """Return the values of a field, in their order."""
-        key = name.lower()
-        if key not in self._values:
+        """Return the values of a field whose name is given in lower case, in their order."""
+        if name not in self.values:
             return []
-        return [value for other, value in self._pairs if other.lower() == key]
+        return [value for other, value in self if other.lower() == name]
 
-    def get_all(self) -> Iterator[tuple[str, str]]:
-        """Return all fields in their order."""
-        return iter(self._pairs)
+    def replaced(self, name: str, value: str | None) -> 'Fields':
+        """Return these fields where one occurs once, with this value, where it occurred first.
 
-    def replace(self, name: str, value: str | None) -> None:
-        """Let a field occur once, with this value, where it occurred first; with None, let it not occur."""
+        Args:
+            name: its name.
+            value: None, and it does not occur.
+        """
         key = name.lower()
-        if self._values.pop(key, None) is None:
-            return
-        place = next(place for place, (other, _) in enumerate(self._pairs) if other.lower() == key)
-        rest = [pair for pair in self._pairs[place + 1 :] if pair[0].lower() != key]
-        self._pairs[place:] = rest
-        if value is not None:
-            self._pairs.insert(place, (name, value))
-            self._values[key] = value
+        if key not in self.values:
+            return self
+        place = next(place for place, (other, _) in enumerate(self) if other.lower() == key)
+        rest = [pair for pair in self[place:] if pair[0].lower() != key]
+        return Fields([*self[:place], *([] if value is None else [(name, value)]), *rest])
+
+    @property
+    def passing(self) -> 'Fields':
+        """Those that pass a gateway."""
+        return self if self._passing is None else self._passing
+
+    @cached_property
+    def _passing(self) -> 'Fields | None':
+        # Nothing for itself: the fields would keep themselves.
+        passing = end_to_end(self)
+        return None if len(passing) == len(self) else Fields(passing)
+
+    @cached_property
+    def lines(self) -> str:
+        """As they stand in a head, each with the end of its line."""
+        return ''.join([f'{name}: {value}\r\n' for name, value in self])
+
+    @cached_property
+    def carried(self) -> str:
+        """What the application gets of a request's, as the elements of a JSON array.
+
+        Its id is not among them: that is ours to say. Neither is a name with an underscore, which stands for another in
+        an environ.
+        """
+        return quoted_pairs(
+            [(name, value) for name, value in self.passing if '_' not in name and name.lower() != 'x-request-id']
+        )
+
+
+def quoted_pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return pairs as the elements of a JSON array."""
+    return ','.join([f'[{quoted(name)},{quoted(value)}]' for name, value in pairs])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
+from crew.values import value_class
 from crew_wsgi.headers import HeaderPairs
 
 __all__ = ['Fields', 'Network', 'Origin', 'Proxies', 'is_forwarding', 'read_networks']
@@ -34,7 +35,7 @@ _PREFIX = re.compile(r"(?:/[0-9A-Za-z._~!$&'()*+;=:@%-]+)*")
 LOCAL = 'unix'
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Origin:
     """Where a request came from, as far as it is known.
 
@@ -100,8 +101,11 @@ class Proxies:
     def _trusts(self, address: str) -> bool:
         if address == LOCAL:
             return self.local
-        plain = _plain(address)
-        return plain is not None and any(ipaddress.ip_address(plain) in network for network in self.networks)
+        plain = _plain(address) if self.networks else None
+        if plain is None:
+            return False
+        parsed = ipaddress.ip_address(plain)
+        return any(parsed in network for network in self.networks)
 
     def _walk(self, origin: Origin, elements: 'Sequence[_Element]') -> Origin:
         """Go back along the chain for as long as trusted proxies wrote it."""

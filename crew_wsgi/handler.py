@@ -17,13 +17,13 @@ from crew.ids import unique_id
 from crew.messages import Call, Chunk, Credit, Reply
 from crew.topology import task_queue_name
 from crew_wsgi.access import log_access
-from crew_wsgi.answers import completed, length_of, reframed
+from crew_wsgi.answers import added_to, length_of, reframed
 from crew_wsgi.connections import Exchange
-from crew_wsgi.download import Download
+from crew_wsgi.download import PIECE, Download
 from crew_wsgi.fields import Fields
 from crew_wsgi.intake import Head, request_id_of, too_large
 from crew_wsgi.limits import COLLECTED_AT_ONCE
-from crew_wsgi.messages import CONTENT_TYPE, Response, decode_response, encode_request
+from crew_wsgi.messages import CONTENT_TYPE, Response, decode_response
 from crew_wsgi.patience import Patience
 from crew_wsgi.problems import Problem, bad_request, problem_of, respond
 from crew_wsgi.server import Server
@@ -48,7 +48,7 @@ DISPATCH_AFTER = 0.1
 
 
 # Of a request before its head has come.
-NO_FIELDS = Fields([])
+NO_FIELDS = Fields()
 NO_START_LINE = httputil.RequestStartLine('', '', '')
 
 
@@ -70,20 +70,11 @@ class Handler:
         self._request_id = ''
         self._head: Head | None = None
         self._call_id: str | None = None
-        limits = server.limits
-        self._upload = Upload(
-            self,
-            exchange.connection,
-            server.caller,
-            server.collected,
-            Patience(limits.body_timeout, limits.min_rate),
-        )
-        self._download = Download(
-            self,
-            exchange,
-            server.untaken,
-            Patience(limits.body_timeout, limits.min_rate),
-        )
+        # Most requests have no body, and most answers leave at once.
+        self._upload: Upload | None = None
+        self._download: Download | None = None
+        self._written = 0
+        self._ended = False
         # When the request is sent on though its body is not whole; later, when its client is cut off.
         self._timer = Timer()
         self._answered = False
@@ -110,18 +101,18 @@ class Handler:
         self._headers = headers
         self._request_id = request_id_of(headers)
         # RFC 9110 §10.1.1: its value is case-insensitive. The client is told to go on when the application reads.
-        expects = False
-        if 'Expect' in headers:
-            expects = headers['Expect'].lower() == '100-continue' and start_line.version != 'HTTP/1.0'
-            headers.replace('Expect', None)
-        self._upload.expects = expects
-        self._has_body = 'Content-Length' in headers or 'Transfer-Encoding' in headers
+        expects = headers.get('expect').lower() == '100-continue' and start_line.version != 'HTTP/1.0'
+        headers = self._headers = headers.replaced('Expect', None)
+        chunked = 'transfer-encoding' in headers.values
+        self._has_body = chunked or 'content-length' in headers.values
+        if self._has_body:
+            self._upload = self._uploading(expects)
         head = self._server.intake.read(start_line, headers, self._exchange.context, self._request_id)
         if isinstance(head, Problem):
             self._refuse(head)
             return
         self._head = head
-        if not self._has_body:
+        if self._upload is None:
             return
         problem = self._server.admit(head.route)
         if problem is not None:
@@ -132,13 +123,14 @@ class Handler:
             self._dispatch()
         else:
             self._upload.watch()
-            if 'Transfer-Encoding' in headers:
+            if chunked:
                 self._timer.start(DISPATCH_AFTER, self._dispatch)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Take a piece of the body; the next is read when what is returned is done."""
         if self._discarding:
             return None
+        assert self._upload is not None
         if self._upload.size + len(chunk) > self._server.limits.max_body:
             self._upload.clear()
             self._refuse(too_large(self._server.limits.max_body))
@@ -151,7 +143,9 @@ class Handler:
 
     def finish(self) -> None:
         """Take the end of the request."""
-        self._upload.end()
+        self._ended = True
+        if self._upload is not None:
+            self._upload.end()
         if self._discarding:
             self._end()
         elif self._call_id is not None or self._answered:
@@ -163,7 +157,8 @@ class Handler:
         """Take note that the client hung up."""
         self._stop_timers()
         self._discarding = self._answered = True
-        self._upload.discard()
+        if self._upload is not None:
+            self._upload.discard()
         self._cancel()
         if not self._logged:
             self._note = self._note or (' (the client hung up)' if self._status else '')
@@ -187,8 +182,10 @@ class Handler:
 
     def _stop_timers(self) -> None:
         self._timer.stop()
-        self._upload.stop()
-        self._download.stop()
+        if self._upload is not None:
+            self._upload.stop()
+        if self._download is not None:
+            self._download.stop()
 
     # To the worker
 
@@ -220,45 +217,48 @@ class Handler:
     def _send(self) -> None:
         limits, head = self._server.limits, self._head
         assert head is not None
-        route = head.route
-        request = head.request(self._upload.collected, self._exchange.connection.address)
+        route, upload = head.route, self._upload
+        body = b'' if upload is None else upload.collected
         call = Call(
             correlation_id=unique_id(),
             reply_to=self._server.caller.reply_to,
-            body=encode_request(request),
+            body=head.carried(body, self._exchange.connection.address),
             content_type=CONTENT_TYPE,
             expiration=route.queue_timeout or limits.queue_timeout,
             timeout=route.timeout or limits.timeout,
             priority=route.priority,
             sent=time.time(),
-            more=self._has_body and not self._upload.ended,
+            more=self._has_body and not self._ended,
         )
-        idempotent = request.method in IDEMPOTENT
+        idempotent = self._start_line.method in IDEMPOTENT
         line = self._server.line(route)
         self._server.caller.send(call, task_queue_name(route.queue), self._received, idempotent=idempotent, line=line)
         self._call_id = call.correlation_id
         self._server.send(self)
-        if call.more:
-            self._upload.begin(call.correlation_id)
-        else:
-            self._upload.clear()
+        if upload is not None:
+            if call.more:
+                upload.begin(call.correlation_id)
+            else:
+                upload.clear()
 
     def _granted(self, credit: Credit) -> None:
         """Take the worker's word for how far the body may go."""
-        if not self._upload.grant(credit):
+        upload = self._upload
+        if upload is None or not upload.grant(credit):
             return
-        if self._upload.expects and not self._answered:
+        if upload.expects and not self._answered:
             self._exchange.connection.write(b'HTTP/1.1 100 Continue\r\n\r\n')
-        self._upload.expects = False
-        self._upload.send()
+        upload.expects = False
+        upload.send()
         self.mind_clock()
-        self._upload.go_on()
+        upload.go_on()
 
     def mind_clock(self) -> None:
         """Stop the clock of the run while it waits for the client, and for nothing else."""
         if self._call_id is None:
             return
-        paused = self._upload.starving or self._download.held_up
+        starving = self._upload is not None and self._upload.starving
+        paused = starving or (self._download is not None and self._download.held_up)
         if paused and not self._paused:
             self._server.caller.pause(self._call_id)
         elif self._paused and not paused:
@@ -285,12 +285,13 @@ class Handler:
         if isinstance(part, CrewError) or (part.last if isinstance(part, Chunk) else not part.more):
             self._call_id = None
             self._server.settle(self)
-            self._upload.abandon()
+            if self._upload is not None:
+                self._upload.abandon()
         try:
             if isinstance(part, CrewError):
                 self._failed(part)
             elif isinstance(part, Chunk):
-                self._download.take(part)
+                self._downloading().take(part)
             else:
                 response = reframed(decode_response(part.body), self._start_line.method, whole=not part.more)
                 self._begin(response, whole=not part.more)
@@ -318,7 +319,8 @@ class Handler:
     def _refuse(self, problem: Problem) -> None:
         """Answer before the request is whole, whatever its worker may say."""
         self._cancel()
-        self._upload.abandon()
+        if self._upload is not None:
+            self._upload.abandon()
         if self._answered:
             self._cut(problem.detail)
             return
@@ -327,32 +329,53 @@ class Handler:
         self._give_problem(problem)
 
     def _give_problem(self, problem: Problem) -> None:
-        self._begin(respond(problem, self._headers.get('Accept', '')), whole=True)
+        self._begin(respond(problem, self._headers.get('accept')), whole=True)
 
     def _begin(self, response: Response, *, whole: bool) -> None:
         """Write the head, and what there is of the body."""
         if self._answered:
             raise ProtocolError('a second answer came')
-        self._answered = self._upload.interactive = True
+        self._answered = True
+        if self._upload is not None:
+            self._upload.interactive = True
         self._timer.stop()
-        self._status = response.code
-        early = self._has_body and not self._upload.ended
+        code = self._status = response.code
+        early = self._has_body and not self._ended
         length = None if whole else length_of(response)
         # RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body.
         self._unbounded = not whole and length is None and self._start_line.version == 'HTTP/1.0'
         self._closing = self._server.draining or early or self._unbounded
         body = b'' if self._start_line.method == 'HEAD' else response.body
-        headers = completed(response.headers, self._request_id)
-        self._download.begin(response, headers, body, whole=whole, length=length, closes=self._closing)
+        added = added_to(response.headers, self._request_id)
+        if not whole or len(body) > PIECE or self._exchange.connection.closed:
+            self._downloading().begin(response, added, body, whole=whole, length=length, closes=self._closing)
+            return
+        self._exchange.write_headers(code, response.reason, response.headers, body, closes=self._closing, added=added)
+        self._written = len(body)
+        self.answer_written()
+
+    def _uploading(self, expects: bool) -> Upload:
+        server = self._server
+        return Upload(
+            self, self._exchange.connection, server.caller, server.collected, self._patience(), expects=expects
+        )
+
+    def _downloading(self) -> Download:
+        if self._download is None:
+            self._download = Download(self, self._exchange, self._server.untaken, self._patience())
+        return self._download
+
+    def _patience(self) -> Patience:
+        return Patience(self._server.limits.body_timeout, self._server.limits.min_rate)
 
     def answer_written(self) -> None:
         self._log_access(self._status)
-        if self._upload.ended:
+        if self._ended:
             self._end()
             return
         # The request is not whole. What is still to come of it is read and thrown away for a while.
         self._discarding = True
-        if not self._has_body:
+        if self._upload is None:
             # Its end comes next.
             return
         self._upload.discard()
@@ -369,9 +392,11 @@ class Handler:
         self._log_access(self._status)
         self._stop_timers()
         self._cancel()
-        self._download.clear()
+        if self._download is not None:
+            self._download.clear()
         self._discarding = True
-        self._upload.discard()
+        if self._upload is not None:
+            self._upload.discard()
         if self._unbounded:
             # Its end is all that such a body has: a plain close would say that this was it.
             reset(self._exchange.connection)
@@ -386,7 +411,7 @@ class Handler:
         if connection.writing:
             self._stop_timers()
             # Until the last byte is the kernel's, closing the connection would cut the response.
-            self._download.await_client(self._sent)
+            self._downloading().await_client(self._sent)
         else:
             self._sent()
 
@@ -413,7 +438,7 @@ class Handler:
             self._exchange.context,
             self._start_line,
             status=status,
-            size=self._download.written,
+            size=self._written if self._download is None else self._download.written,
             seconds=time.monotonic() - self._started,
             request_id=self._request_id,
             note=self._note,

@@ -7,17 +7,17 @@ comes behind it is read. Tornado's own parser would accept some of this, and ref
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from tornado import httputil
 
+from crew.values import value_class
 from crew_wsgi.fields import Fields
-from crew_wsgi.headers import COUNTABLE, HeaderPairs, is_token
+from crew_wsgi.headers import COUNTABLE, HeaderPairs, check_headers, is_token
 from crew_wsgi.problems import bad_request
 
-__all__ = ['END', 'Answer', 'End', 'Event', 'Head', 'Malformed', 'Reader', 'framing', 'parse_head']
+__all__ = ['END', 'Answer', 'End', 'Event', 'Head', 'Malformed', 'Reader', 'Section', 'parse_head']
 
 #: Pieces of a body are put together up to this.
 PIECE = 64 * 1024
@@ -29,8 +29,9 @@ MAX_EXTENSIONS = 16 * 1024
 #: So many chunks that are there already are taken before others have their turn.
 CHUNKS_PER_TURN = 256
 
-#: The longest line of a field that is remembered, in bytes.
-USUAL = 128
+#: The longest header section, and the longest line of a field, that are remembered, in bytes.
+USUAL_SECTION = 1024
+USUAL_LINE = 128
 
 _END = re.compile(rb'\n\r?\n')
 _CONTROL = re.compile(rb'[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]')
@@ -39,7 +40,6 @@ _DIGITS = re.compile(r'[0-9]+')
 _CHUNK = re.compile(rb'0*([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?')
 # RFC 3986 §3.2.2, without what only a URI's userinfo may have.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
-_LINE_END = re.compile('[\r\n]')
 
 
 class Malformed(Exception):
@@ -55,19 +55,34 @@ class Malformed(Exception):
         self.problem = bad_request(detail, status)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
+class Section:
+    """The header section of a request.
+
+    Args:
+        fields: in their order; ``Content-Length`` is there once at most.
+        closes: whether the client wants the connection closed behind the answer.
+        chunked: whether the body is.
+        length: of the body in bytes, if it is not.
+    """
+
+    fields: Fields
+    closes: bool
+    chunked: bool
+    length: int
+
+
+@value_class(frozen=True, slots=True)
 class Head:
     """The beginning of a request.
 
     Args:
         start_line: the request line.
-        headers: the fields; ``Content-Length`` is there once at most.
-        closes: whether the client wants the connection closed behind the answer.
+        section: what follows it.
     """
 
     start_line: httputil.RequestStartLine
-    headers: Fields
-    closes: bool
+    section: Section
 
 
 class End:
@@ -148,17 +163,12 @@ class Reader:
             return None
         if end is None or end.end() > self._max_head:
             raise Malformed(f'The head of the request is longer than {self._max_head} bytes.', 431)
-        start_line, headers = parse_head(bytes(buffer[: end.end()]))
-        chunked, self._left = framing(start_line, headers)
+        head = parse_head(bytes(buffer[: end.end()]))
         del buffer[: end.end()]
         self._seen = self._total = self._extensions = 0
-        self._state = self._read_chunks if chunked else self._read_length
-        connection = headers.get('Connection')
-        if not connection:
-            return Head(start_line, headers, start_line.version == 'HTTP/1.0')
-        tokens = {token.strip().lower() for token in connection.split(',')}
-        closes = 'close' in tokens or (start_line.version == 'HTTP/1.0' and 'keep-alive' not in tokens)
-        return Head(start_line, headers, closes)
+        self._left = head.section.length
+        self._state = self._read_chunks if head.section.chunked else self._read_length
+        return head
 
     def _ended(self) -> End:
         self._state = self._read_head
@@ -267,7 +277,7 @@ class Answer:
         self._chunked = False
         self._remaining: int | None = None
 
-    def head(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes = b'') -> bytes:
+    def head(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes = b'', added: str = '') -> bytes:
         """Return the head, and the beginning of the body.
 
         Args:
@@ -275,28 +285,30 @@ class Answer:
             reason: its phrase.
             headers: without ``Transfer-Encoding`` and ``Connection``, which are this side's.
             chunk: the beginning of the body.
+            added: more fields, each as a line with its end.
 
         Raises:
-            ValueError: a header has more than one line.
+            ValueError: a header cannot stand in a line.
             httputil.HTTPOutputError: ``chunk`` is longer than ``Content-Length``.
         """
+        if not isinstance(headers, Fields):
+            check_headers(headers)
+            headers = Fields(headers)
         bodiless = self._bodiless or code in (204, 304)
-        length = next((value for name, value in headers if name.lower() == 'content-length'), None)
+        length = headers.values.get('content-length')
         self._chunked = not self._old and not bodiless and length is None
         if bodiless:
             self._remaining = 0
         elif length is not None:
             self._remaining = int(length)
-        lines = [f'HTTP/1.1 {code} {reason}', *[f'{name}: {value}' for name, value in headers]]
-        if self._chunked:
-            lines.append('Transfer-Encoding: chunked')
+        ours = 'Transfer-Encoding: chunked\r\n' if self._chunked else ''
         # What the other version would do is said.
         if self.closes != self._old:
-            lines.append('Connection: close' if self.closes else 'Connection: Keep-Alive')
-        text = '\r\n'.join(lines)
-        if text.count('\r') != len(lines) - 1 or text.count('\n') != len(lines) - 1:
-            raise ValueError(f'a header has more than one line: {[line for line in lines if _LINE_END.search(line)]!r}')
-        return f'{text}\r\n\r\n'.encode('latin-1') + self.piece(chunk)
+            ours += 'Connection: close\r\n' if self.closes else 'Connection: Keep-Alive\r\n'
+        # Other characters are nobody's business; RFC 9112 §4 lets a client ignore the phrase anyway.
+        phrase = reason if reason.isascii() else ''
+        head = f'HTTP/1.1 {code} {phrase}\r\n{headers.lines}{added}{ours}\r\n'
+        return head.encode('latin-1') + self.piece(chunk)
 
     def piece(self, chunk: bytes) -> bytes:
         """Return more of the body.
@@ -324,33 +336,27 @@ class Answer:
 # Heads
 
 
-def parse_head(head: bytes) -> tuple[httputil.RequestStartLine, Fields]:
-    """Return the request line and the header fields of a head that ends with an empty line.
+def parse_head(head: bytes) -> Head:
+    """Return what a head says that ends with an empty line.
 
     Raises:
         Malformed: it is not what RFC 9112 says.
     """
-    ends = head.count(b'\r\n')
-    if head.count(b'\n') != ends or head.count(b'\r') != ends:
-        raise Malformed('The head of the request has a line that does not end with CR LF.')
-    if _CONTROL.search(head):
-        raise Malformed('The head of the request has control characters.')
-    first, *lines = head.removesuffix(b'\r\n\r\n').split(b'\r\n')
-    match = _REQUEST_LINE.fullmatch(first)
+    line, _, rest = head.partition(b'\r\n')
+    match = _REQUEST_LINE.fullmatch(line)
     if match is None:
+        _check_lines(head)
         raise Malformed('The request line is malformed.')
-    method, target = match[1].decode('latin-1'), match[2].decode('latin-1')
     if match[3] != b'1':
         raise Malformed('Only HTTP/1.1 and HTTP/1.0 are spoken here.')
+    method, target = match[1].decode('latin-1'), match[2].decode('latin-1')
     if not is_token(method):
         raise Malformed('The method is not a token.')
     _check_target(target)
-    headers = Fields([_field(line) for line in lines])
-    if not all(_HOST.fullmatch(host) for host in headers.get_list('Host')):
-        raise Malformed('The Host header is not a host.')
     # RFC 9110 §2.5: a later minor version is understood as the latest that we know.
     version = 'HTTP/1.0' if match[4] == b'0' else 'HTTP/1.1'
-    return httputil.RequestStartLine(method, target, version), headers
+    section = _usual_section(rest, version) if len(rest) <= USUAL_SECTION else _read_section(rest, version)
+    return Head(httputil.RequestStartLine(method, target, version), section)
 
 
 def _check_target(target: str) -> None:
@@ -363,9 +369,38 @@ def _check_target(target: str) -> None:
             raise Malformed('The request target does not name a host.')
 
 
+def _read_section(section: bytes, version: str) -> Section:
+    """Return what is said between the request line and the body (RFC 9112 §5, §6.3, §9.3)."""
+    _check_lines(section)
+    lines = section.removesuffix(b'\r\n\r\n').split(b'\r\n') if len(section) > len(b'\r\n') else []
+    fields = Fields([_field(line) for line in lines])
+    if not all(_HOST.fullmatch(host) for host in fields.get_list('host')):
+        raise Malformed('The Host header is not a host.')
+    tokens = {token.strip().lower() for token in fields.get('connection').split(',')}
+    closes = 'close' in tokens or (version == 'HTTP/1.0' and 'keep-alive' not in tokens)
+    if _is_chunked(fields, version):
+        return Section(fields, closes, True, 0)
+    length = _length(fields)
+    if length is None:
+        return Section(fields, closes, False, 0)
+    return Section(fields.replaced('Content-Length', str(length)), closes, False, length)
+
+
+#: Most clients send the same fields with each request of a connection.
+_usual_section = lru_cache(maxsize=256)(_read_section)
+
+
+def _check_lines(text: bytes) -> None:
+    ends = text.count(b'\r\n')
+    if text.count(b'\n') != ends or text.count(b'\r') != ends:
+        raise Malformed('The head of the request has a line that does not end with CR LF.')
+    if _CONTROL.search(text):
+        raise Malformed('The head of the request has control characters.')
+
+
 def _field(line: bytes) -> tuple[str, str]:
     """Return name and value of a header field without control characters (RFC 9112 §5)."""
-    return _usual_field(line) if len(line) <= USUAL else _read_field(line)
+    return _usual_field(line) if len(line) <= USUAL_LINE else _read_field(line)
 
 
 def _read_field(line: bytes) -> tuple[str, str]:
@@ -377,39 +412,38 @@ def _read_field(line: bytes) -> tuple[str, str]:
     return name, value.strip(' \t')
 
 
-#: Most fields of a request stood in one before.
+#: Of those that differ, most fields stood in one before.
 _usual_field = lru_cache(maxsize=512)(_read_field)
 
 
-def framing(start_line: httputil.RequestStartLine, headers: Fields) -> tuple[bool, int]:
-    """Return whether the body is chunked, and its length if not (RFC 9112 §6.3).
+def _is_chunked(fields: Fields, version: str) -> bool:
+    """Return whether the body comes in chunks (RFC 9112 §6.1)."""
+    if 'transfer-encoding' not in fields.values:
+        return False
+    if 'content-length' in fields.values:
+        raise Malformed('There are both Content-Length and Transfer-Encoding.')
+    if version == 'HTTP/1.0':
+        raise Malformed('There is no Transfer-Encoding in HTTP/1.0.')
+    codings = [coding.strip(' \t').lower() for coding in fields.get('transfer-encoding').split(',')]
+    if codings[-1] != 'chunked' or 'chunked' in codings[:-1] or '' in codings:
+        raise Malformed('The Transfer-Encoding does not end with chunked, once.')
+    if len(codings) > 1:
+        raise Malformed('No Transfer-Encoding but chunked is understood here.', 501)
+    return True
 
-    A ``Content-Length`` that is said several times is put right in ``headers``.
 
-    Raises:
-        Malformed: it cannot be said for sure.
-    """
-    lengths = [length.strip(' \t') for value in headers.get_list('Content-Length') for length in value.split(',')]
-    if 'Transfer-Encoding' in headers:
-        if lengths:
-            raise Malformed('There are both Content-Length and Transfer-Encoding.')
-        if start_line.version == 'HTTP/1.0':
-            raise Malformed('There is no Transfer-Encoding in HTTP/1.0.')
-        codings = [coding.strip(' \t').lower() for coding in headers['Transfer-Encoding'].split(',')]
-        if codings[-1] != 'chunked' or 'chunked' in codings[:-1] or '' in codings:
-            raise Malformed('The Transfer-Encoding does not end with chunked, once.')
-        if len(codings) > 1:
-            raise Malformed('No Transfer-Encoding but chunked is understood here.', 501)
-        return True, 0
-    if not lengths:
-        return False, 0
-    if len(set(lengths)) > 1 or not _DIGITS.fullmatch(lengths[0]):
+def _length(fields: Fields) -> int | None:
+    """Return what ``Content-Length`` says, perhaps several times (RFC 9112 §6.3)."""
+    if 'content-length' not in fields.values:
+        return None
+    lengths = {length.strip(' \t') for length in fields.get('content-length').split(',')}
+    length = lengths.pop()
+    if lengths or not _DIGITS.fullmatch(length):
         raise Malformed('The Content-Length is not one number.')
-    digits = lengths[0].lstrip('0') or '0'
+    digits = length.lstrip('0') or '0'
     if len(digits) > COUNTABLE:
         raise Malformed('The body of the request is longer than anybody can take.', 413)
-    headers.replace('Content-Length', digits)
-    return False, int(digits)
+    return int(digits)
 
 
 def _guessed(head: bytes | bytearray) -> httputil.RequestStartLine:

@@ -1,18 +1,17 @@
 """A head is taken in: where it came from, which application it is for, or why it is refused before its body is read."""
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from tornado import httputil
 
 from crew.ids import unique_id
+from crew.values import value_class
 from crew_wsgi.environ import authority, split_target
-from crew_wsgi.fields import Fields
+from crew_wsgi.fields import Fields, quoted_pairs
 from crew_wsgi.forwarded import Origin, Proxies
-from crew_wsgi.headers import HeaderPairs, end_to_end
 from crew_wsgi.limits import Limits
-from crew_wsgi.messages import Request
+from crew_wsgi.messages import carry_request
 from crew_wsgi.problems import NOT_FOUND, Problem, bad_request
 from crew_wsgi.routes import Route, Routes
 
@@ -23,13 +22,13 @@ NO_PROXIES = Proxies()
 _REQUEST_ID = re.compile(r'[\x21-\x7e]{1,128}')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_class(frozen=True, slots=True, kw_only=True)
 class Head:
     """The head of a request that an application may have.
 
     Args:
         start_line: as it came.
-        fields: what the application gets of the header fields.
+        fields: the header fields, without those of proxies that nobody is to believe.
         origin: where the request came from.
         route: which application it is for.
         root: the first part of ``SCRIPT_NAME``, which is not in the target.
@@ -38,32 +37,28 @@ class Head:
     """
 
     start_line: httputil.RequestStartLine
-    fields: HeaderPairs
+    fields: Fields
     origin: Origin
     route: Route
     root: str
     mount: str
     request_id: str
 
-    def request(self, body: bytes, server: Any) -> Request:
+    def carried(self, body: bytes, server: Any) -> bytes:
         """Return the request as it is sent to a worker.
 
         Args:
             body: what there is of its body.
             server: the address that it came to, as sockets name it.
         """
-        host = self.origin.host
-        headers = [
-            (name, host if host and name.lower() == 'host' else value)
-            for name, value in end_to_end(self.fields)
-            if name.lower() != 'x-request-id' and '_' not in name
-        ]
-        return Request(
-            method=self.start_line.method,
-            target=self.start_line.path,
-            version=self.start_line.version,
-            headers=[*headers, ('X-Request-ID', self.request_id)],
-            body=body,
+        method, target, version = self.start_line
+        fields, id_field = self.fields.carried, quoted_pairs((('X-Request-ID', self.request_id),))
+        return carry_request(
+            method,
+            target,
+            version,
+            f'{fields},{id_field}' if fields else id_field,
+            body,
             scheme=self.origin.scheme,
             client=self.origin.client,
             server=(server[0], server[1]) if isinstance(server, tuple) else ('localhost', 80),
@@ -105,9 +100,9 @@ class Intake:
             return problem
         address = context.address
         peer = (str(address[0]), int(address[1])) if isinstance(address, tuple) else ('', 0)
-        origin, fields = self._proxies.origin(peer, context.protocol, list(headers.get_all()))
+        origin, believed = self._proxies.origin(peer, context.protocol, headers)
         path, _ = split_target(start_line.path)
-        host = origin.host or authority(start_line.path) or headers.get('Host', '')
+        host = origin.host or authority(start_line.path) or headers.get('host')
         root_path = self._root_path
         # A proxy may have taken the root path off, or not.
         within = root_path if path == root_path or path.startswith(f'{root_path}/') else ''
@@ -116,7 +111,7 @@ class Intake:
             return NOT_FOUND
         return Head(
             start_line=start_line,
-            fields=fields,
+            fields=believed if isinstance(believed, Fields) else Fields(believed),
             origin=origin,
             route=route,
             root=origin.prefix + ('' if within else root_path),
@@ -125,25 +120,26 @@ class Intake:
         )
 
     def _check(self, start_line: httputil.RequestStartLine, headers: Fields) -> Problem | None:
-        method, target, max_body = start_line.method, start_line.path, self._limits.max_body
-        hosts = len(headers.get_list('Host'))
-        if hosts > 1 or (not hosts and start_line.version != 'HTTP/1.0'):
+        method, target, version = start_line
+        hosts = len(headers.get_list('host'))
+        if hosts > 1 or (not hosts and version != 'HTTP/1.0'):
             # RFC 9112 §3.2: who serves several names must not guess which one is meant.
             return bad_request('There must be one Host header.')
         if method == 'CONNECT':
             return bad_request('This server is no proxy for CONNECT.', 501)
-        if not (target.lower().startswith(('/', 'http://', 'https://')) or (target == '*' and method == 'OPTIONS')):
+        path_or_url = target.startswith('/') or target.lower().startswith(('http://', 'https://'))
+        if not path_or_url and (target != '*' or method != 'OPTIONS'):
             return bad_request('The request target is neither a path nor a URL.')
         # What was read is a number, and not too long to be counted.
-        if int(headers.get('Content-Length', '0')) > max_body:
-            return too_large(max_body)
+        if int(headers.get('content-length', '0')) > self._limits.max_body:
+            return too_large(self._limits.max_body)
         return None
 
 
 def request_id_of(headers: Fields) -> str:
     """Return the id of a request: the client's, if it can be used, or a new one."""
-    given = headers.get('X-Request-ID', '')
-    return given if _REQUEST_ID.fullmatch(given) else unique_id()
+    given = headers.get('x-request-id')
+    return given if given and _REQUEST_ID.fullmatch(given) else unique_id()
 
 
 def too_large(limit: int) -> Problem:

@@ -42,6 +42,7 @@ class Upload:
         caller: sends it on.
         budget: bounds what is collected of all bodies.
         patience: with the client, while it is to send more.
+        expects: the attribute of this name.
 
     Attributes:
         size: how many bytes have come.
@@ -51,11 +52,18 @@ class Upload:
     """
 
     def __init__(
-        self, owner: Uploader, connection: Connection, caller: Caller, budget: Budget, patience: Patience
+        self,
+        owner: Uploader,
+        connection: Connection,
+        caller: Caller,
+        budget: Budget,
+        patience: Patience,
+        *,
+        expects: bool,
     ) -> None:
         self.size = 0
         self.ended = False
-        self.expects = False
+        self.expects = expects
         self.interactive = False
         self._connection = connection
         self._caller = caller

@@ -30,8 +30,8 @@ def test_what_needs_no_change_is_not_made_anew() -> None:
 
 
 def test_what_is_missing_is_added_and_what_must_not_be_there_is_taken_away() -> None:
-    assert reframed(response(None, b'ab'), 'GET', whole=True).headers == [('Content-Length', '2')]
-    assert reframed(response('0', status='204 No Content'), 'GET', whole=True).headers == []
+    assert list(reframed(response(None, b'ab'), 'GET', whole=True).headers) == [('Content-Length', '2')]
+    assert list(reframed(response('0', status='204 No Content'), 'GET', whole=True).headers) == []
     hop = Response(status='200 OK', headers=[('Connection', 'close'), ('Content-Length', '2')], body=b'ab')
-    assert reframed(hop, 'GET', whole=True).headers == [('Content-Length', '2')]
-    assert reframed(response('7'), 'HEAD', whole=True).headers == [('Content-Length', '7')]
+    assert list(reframed(hop, 'GET', whole=True).headers) == [('Content-Length', '2')]
+    assert list(reframed(response('7'), 'HEAD', whole=True).headers) == [('Content-Length', '7')]

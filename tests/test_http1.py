@@ -62,9 +62,7 @@ def read_all(pieces: list[bytes]) -> list[object]:
             if isinstance(event, End):
                 found.append(body)
                 body = b''
-            found.append(
-                (event.start_line, list(event.headers.get_all()), event.closes) if isinstance(event, Head) else event
-            )
+            found.append((event.start_line, event.section) if isinstance(event, Head) else event)
     return found
 
 
@@ -108,7 +106,7 @@ def test_a_connection_stays_as_its_client_says(request_bytes: bytes, closes: boo
     reader.feed(request_bytes)
     head = reader.read()
     assert isinstance(head, Head)
-    assert head.closes == closes
+    assert head.section.closes == closes
 
 
 def request_line(method: str = 'GET', version: str = 'HTTP/1.1') -> httputil.RequestStartLine:
@@ -163,7 +161,7 @@ def test_an_answer_is_as_long_as_it_says() -> None:
 
 @pytest.mark.parametrize('value', ['a\r\nSet-Cookie: x', 'a\nb', 'a\rb'])
 def test_a_header_of_two_lines_is_not_written(value: str) -> None:
-    with pytest.raises(ValueError, match='more than one line'):
+    with pytest.raises(ValueError, match='must not stand there'):
         Answer(request_line(), closes=False).head(200, 'OK', [('X', value)])
 
 

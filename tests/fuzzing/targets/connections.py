@@ -113,8 +113,8 @@ def _read(pieces: list[bytes]) -> Read:
                     if isinstance(event, Head):
                         assert read.head is None, 'a head came in the middle of a request'
                         line = event.start_line
-                        fields = list(event.headers.get_all())
-                        read.head = [line.method, line.path, fields], line.version, event.closes
+                        fields = list(event.section.fields)
+                        read.head = [line.method, line.path, fields], line.version, event.section.closes
                     elif isinstance(event, End):
                         assert read.head is not None, 'an end came without a head'
                         read.requests.append((read.head, read.body))
@@ -446,7 +446,7 @@ class Recorder:
 
     def headers_received(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders) -> None:
         assert not self.request[0]
-        self.request[:3] = [start_line.method, start_line.path, list(headers.get_all())]
+        self.request[:3] = [start_line.method, start_line.path, list(headers)]
         self.wire.requests.append(self.request)
         if self.wire.manner & EARLY:
             self.answer()

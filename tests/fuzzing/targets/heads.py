@@ -13,7 +13,7 @@ from tornado import httputil
 
 from crew.exceptions import ProtocolError
 from crew.messages import Chunk
-from crew_wsgi.answers import completed, length_of, reframed
+from crew_wsgi.answers import added_to, length_of, reframed
 from crew_wsgi.budget import Budget
 from crew_wsgi.download import Download
 from crew_wsgi.environ import build_environ
@@ -125,7 +125,9 @@ def _send(response: Response, method: str, version: str, *, whole: bool, closes:
     body = b'' if whole else b'x' * (3 if length is None else min(length, 1000))
     expected = response.body + body
     client = Client(httputil.RequestStartLine(method, '/', version), closes=closes)
-    headers = completed(response.headers, 'id')
+    added = added_to(response.headers, 'id')
+    lines = [line.partition(': ') for line in added.removesuffix('\r\n').split('\r\n') if line]
+    headers = [*response.headers, *((name, value) for name, _, value in lines)]
     names = [name.lower() for name, _ in headers]
     said = [name.lower() for name, _ in response.headers]
     assert all(names.count(name) == max(1, said.count(name)) for name in ('x-request-id', 'date', 'server'))
@@ -133,7 +135,7 @@ def _send(response: Response, method: str, version: str, *, whole: bool, closes:
     # What the front does: see Handler.
     unbounded = not whole and length is None and version == 'HTTP/1.0'
     client.download.begin(
-        response, headers, response.body, whole=whole, length=None if whole else length, closes=unbounded
+        response, added, response.body, whole=whole, length=None if whole else length, closes=unbounded
     )
     if body:
         last = length is None or len(body) == length
@@ -195,10 +197,12 @@ class Client:
         self.written = False
         self.download = Download(self, self, Budget(10**9), Patience(10.0, 1000))  # type: ignore[arg-type]
 
-    def write_headers(self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool) -> None:
+    def write_headers(
+        self, code: int, reason: str, headers: HeaderPairs, chunk: bytes, *, closes: bool, added: str
+    ) -> None:
         """Stand in for :meth:`crew_wsgi.connections.Exchange.write_headers`."""
         self.answer.closes = self.answer.closes or closes
-        self.sent += self.answer.head(code, reason, headers, chunk)
+        self.sent += self.answer.head(code, reason, headers, chunk, added)
 
     def write(self, chunk: bytes) -> None:
         """Stand in for :meth:`crew_wsgi.connections.Exchange.write`."""

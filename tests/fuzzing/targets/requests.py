@@ -4,7 +4,7 @@ import re
 
 import h11
 
-from crew_wsgi.http1 import Malformed, framing, parse_head
+from crew_wsgi.http1 import Malformed, parse_head
 from tests.fuzzing.bounds import assert_line, quick
 from tests.fuzzing.choices import Choices
 
@@ -29,13 +29,13 @@ def check(data: bytes) -> None:
     head = _made(Choices(data))
     try:
         with quick():
-            start_line, headers = parse_head(head)
-            chunked, length = framing(start_line, headers)
+            read = parse_head(head)
     except Malformed as error:
         assert_line(error)
         assert 400 <= error.problem.status < 600
         return
-    fields = list(headers.get_all())
+    start_line, section = read.start_line, read.section
+    fields, chunked, length = list(section.fields), section.chunked, section.length
     assert start_line.version in ('HTTP/1.0', 'HTTP/1.1') and 0 <= length < 10**18
     # What must not pass on into a line, a log or an environ.
     assert not re.search('[\0-\x08\x0a-\x1f\x7f ]', start_line.method + start_line.path)
