@@ -77,6 +77,7 @@ from crew.messages import (
     Returned,
     Stop,
 )
+from crew.values import value_class
 
 __all__ = ['Action', 'Calls', 'Hold', 'Part', 'Republish', 'Settle', 'Tell']
 
@@ -102,7 +103,7 @@ DELIVERY_LIMIT = 'delivery_limit'
 NOBODY = 'the caller no longer waits'
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Settle(Generic[Waiter]):
     """Give the outcome to whoever waits; never twice for one call."""
 
@@ -110,7 +111,7 @@ class Settle(Generic[Waiter]):
     outcome: Reply | Chunk | CrewError
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Part(Generic[Waiter]):
     """Give whoever waits a part of the answer, or leave to send more of the call's body; the outcome is to come."""
 
@@ -118,7 +119,7 @@ class Part(Generic[Waiter]):
     message: Reply | Chunk | Credit
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Tell:
     """Send a message to a private queue."""
 
@@ -126,7 +127,7 @@ class Tell:
     message: Go | Stop | Cancel | Credit
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Republish:
     """Publish a call once more into its shared queue."""
 
@@ -134,7 +135,7 @@ class Republish:
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Hold:
     """Send a call once more with the next connection."""
 
@@ -586,14 +587,16 @@ class Calls(Generic[Waiter]):
 
     def next_deadline(self) -> float | None:
         """Return when :meth:`expire` is due next, on the clock of :meth:`add`; None if nothing is in flight."""
-        confirm = next(iter(self._unconfirmed.values()), math.inf)
-        due = min(confirm, self._next_over())
+        due = self._next_over()
+        if self._unconfirmed:
+            due = min(due, next(iter(self._unconfirmed.values())))
         return None if due == math.inf else due
 
     def _next_over(self) -> float:
-        while self._deadlines and not self._is_current(self._deadlines[0]):
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else math.inf
+        deadlines = self._deadlines
+        while deadlines and not self._is_current(deadlines[0]):
+            heapq.heappop(deadlines)
+        return deadlines[0][0] if deadlines else math.inf
 
     def expire(self, now: float) -> list[Action[Waiter]]:
         """Settle what is overdue, and look for workers."""

@@ -239,6 +239,8 @@ class Connection(asyncio.Protocol):
         context: who is connected.
 
     Attributes:
+        address: the address that the client has connected to, as sockets name it.
+        socket: for looking at and for setting options.
         closed: whether it is closed, or will be as soon as the kernel has what was written.
         writing: whether something that was written has not reached the kernel.
     """
@@ -257,8 +259,10 @@ class Connection(asyncio.Protocol):
         '_server',
         '_timer',
         '_transport',
+        'address',
         'closed',
         'context',
+        'socket',
         'writing',
     )
 
@@ -278,6 +282,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note that somebody has connected."""
         self._transport = cast(asyncio.Transport, transport)
+        self.address: Any = transport.get_extra_info('sockname')
+        self.socket: TransportSocket = transport.get_extra_info('socket')
         self._made = True
         # All that the kernel does not take at once is waited for; with 0, asyncio's TLS would wait for nothing at all.
         self._transport.set_write_buffer_limits(high=1)
@@ -293,9 +299,6 @@ class Connection(asyncio.Protocol):
             # Whatever comes now is thrown away, until the client hangs up.
             return
         self._reader.feed(data)
-        if self._exchange is None and self._reader.begun:
-            # Not for an empty line: nothing would be waited for then, and for ever.
-            self._server.not_idle(self)
         self._advance()
 
     def eof_received(self) -> None:
@@ -323,22 +326,13 @@ class Connection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost(refused=self._refused)
+            exchange.let_go()
         self.writing = False
         drained, self._drained = self._drained, []
         for callback in drained:
             callback()
 
     # For exchanges
-
-    @property
-    def address(self) -> Any:
-        """The address that the client has connected to, as sockets name it."""
-        return self._transport.get_extra_info('sockname')
-
-    @property
-    def socket(self) -> TransportSocket:
-        """The socket, for looking at and for setting options."""
-        return cast(TransportSocket, self._transport.get_extra_info('socket'))
 
     def write(self, data: bytes) -> None:
         """Write bytes; nothing happens if the connection is closed."""
@@ -369,6 +363,7 @@ class Connection(asyncio.Protocol):
         """Go on with the next request."""
         if exchange is self._exchange and exchange.read:
             self._exchange = None
+            exchange.let_go()
             if not self.closed:
                 if self._reader.size:
                     self._advance()
@@ -408,10 +403,13 @@ class Connection(asyncio.Protocol):
         """Read one thing, and return whether there may be another."""
         event = self._reader.read()
         if event is None:
+            # Not for an empty line: nothing would be waited for then, and for ever.
             if self._exchange is None and self._reader.begun:
+                self._server.not_idle(self)
                 self._await_head()
             return False
         if isinstance(event, Head):
+            self._server.not_idle(self)
             if self._timer is not None:
                 self._stop_timer()
                 self._server.budget.release(self)
@@ -544,6 +542,11 @@ class Exchange:
             self._delegate.on_connection_close()
         elif self._close_callback is not None and not self._written:
             self._close_callback()
+
+    def let_go(self) -> None:
+        """Take note that nothing more will happen, so that exchange and delegate need not keep each other."""
+        self._close_callback = None
+        del self._delegate
 
     # From the delegate
 

@@ -43,6 +43,10 @@ class Route:
     queue_timeout: float | None = None
     priority: int = 0
 
+    def __hash__(self) -> int:
+        """Hash it by its queue, for it is looked up with each request."""
+        return hash(self.queue)
+
     def __post_init__(self) -> None:
         """Check what could not be served.
 

@@ -18,6 +18,7 @@ from crew.messages import Accept, Call, Chunk, Credit, Message, Reply, Stop
 from crew.topology import Queue
 from crew.transports.alarm import Alarm
 from crew.transports.base import Channel, Connection, Delivery
+from crew.values import value_class
 
 __all__ = ['Caller', 'Counters', 'OnSettled']
 
@@ -80,7 +81,7 @@ class _Link:
     pause: float = FIRST_PAUSE
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class _Terms:
     """On which terms a call is remembered; see :meth:`Calls.add`."""
 

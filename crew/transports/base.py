@@ -6,16 +6,16 @@ of the loop leaves in one write when the turn ends.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from crew.envelope import Envelope
 from crew.topology import Binding, Exchange, Queue
+from crew.values import value_class
 
 __all__ = ['Channel', 'Connection', 'Delivery', 'OnClosed', 'OnConfirm', 'OnDelivery', 'OnReturn']
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Delivery:
     """A message that a consumer got.
 
