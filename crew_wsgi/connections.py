@@ -209,10 +209,9 @@ class HttpServer:
 
     def idle(self, connection: 'Connection') -> None:
         """Take note that a connection has no request."""
-        loop = asyncio.get_running_loop()
-        self._idle[connection] = loop.time()
+        self._idle[connection] = connection.loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(self.times.idle, self._close_late)
+            self._timer = connection.loop.call_later(self.times.idle, self._close_late)
 
     def not_idle(self, connection: 'Connection') -> None:
         """Take note that a connection has a request, or is closed."""
@@ -239,6 +238,7 @@ class Connection(asyncio.Protocol):
         context: who is connected.
 
     Attributes:
+        loop: where it lives.
         address: the address that the client has connected to, as sockets name it.
         socket: for looking at and for setting options.
         closed: whether it is closed, or will be as soon as the kernel has what was written.
@@ -251,7 +251,6 @@ class Connection(asyncio.Protocol):
         '_drained',
         '_exchange',
         '_held',
-        '_loop',
         '_made',
         '_paused',
         '_reader',
@@ -262,6 +261,7 @@ class Connection(asyncio.Protocol):
         'address',
         'closed',
         'context',
+        'loop',
         'socket',
         'writing',
     )
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: HttpServer, context: Context) -> None:
         self.context = context
         self._server = server
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._reader = Reader(server.max_head)
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -315,7 +315,7 @@ class Connection(asyncio.Protocol):
         drained, self._drained = self._drained, []
         for callback in drained:
             # In the next turn: a transport of asyncio's that is closed in the middle of this is lost twice.
-            self._loop.call_soon(callback)
+            self.loop.call_soon(callback)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is no more."""
@@ -344,7 +344,7 @@ class Connection(asyncio.Protocol):
         if self.writing:
             self._drained.append(callback)
         else:
-            self._loop.call_soon(callback)
+            self.loop.call_soon(callback)
 
     def close(self) -> None:
         """Close it when the kernel has all that was written."""
@@ -389,7 +389,7 @@ class Connection(asyncio.Protocol):
                 # Others have their turn first; who takes a piece of a body just now lets go by itself.
                 if not self._held:
                     self._hold()
-                    self._loop.call_soon(self._release)
+                    self.loop.call_soon(self._release)
         except Malformed as error:
             self._refuse(error)
         except Exception:
@@ -444,7 +444,7 @@ class Connection(asyncio.Protocol):
 
     def _await_head(self) -> None:
         if self._timer is None:
-            self._timer = self._loop.call_later(self._server.times.head, self._head_late)
+            self._timer = self.loop.call_later(self._server.times.head, self._head_late)
         self._server.budget.hold(self, self._reader.size)
 
     def give_way(self) -> None:
@@ -463,7 +463,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is None:
             self._exchange = Exchange(self, self._server.begin)
         self._exchange.refuse(error.problem, start_line)
-        self._timer = self._loop.call_later(self._server.times.linger, self.close)
+        self._timer = self.loop.call_later(self._server.times.linger, self.close)
         self.when_drained(self._end_our_half)
 
     def _end_our_half(self) -> None:

@@ -209,8 +209,9 @@ def test_who_would_wait_for_the_connection_in_its_own_thread_is_told(url: str) -
         except RuntimeError as error:
             told.put(error)
 
-    with threaded_client.Client(url) as client:
-        result = client.call('nobody')
+    with threaded_client.Client(url, tasks=['nobody']) as client:
+        # Not over before somebody is to be called back: that would happen in this thread.
+        result = client.call('nobody', expiration=1)
         result.add_done_callback(call_back)
         assert isinstance(told.get(timeout=10), RuntimeError)
 
