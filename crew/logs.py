@@ -8,7 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
-__all__ = ['LogFormat', 'TextFormatter', 'collect', 'console', 'inform', 'restore', 'set_up', 'spare_threads']
+__all__ = [
+    'LineHandler',
+    'LogFormat',
+    'TextFormatter',
+    'collect',
+    'console',
+    'inform',
+    'restore',
+    'set_up',
+    'spare_threads',
+]
 
 LogFormat = Literal['text', 'json']
 
@@ -25,7 +35,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line for a record, without its traceback."""
-        return self.line(record.created, record.levelname, record.process, record.name, record.message, {})
+        return self.line(record.created, record.levelname, record.process, record.name, record.message, dict)
 
     def line(
         self,
@@ -34,7 +44,7 @@ class TextFormatter(logging.Formatter):
         process: int | None,
         name: str,
         message: str,
-        fields: Mapping[str, object],
+        fields: Callable[[], Mapping[str, object]],
     ) -> str:
         """Return the line for what a record would carry.
 
@@ -44,7 +54,7 @@ class TextFormatter(logging.Formatter):
             process: the process id.
             name: the logger's name.
             message: what it says.
-            fields: the same for machines; text has no place for them.
+            fields: makes the same for machines; text has no place for it.
         """
         return f'{self.time(created)} {level} {process} {name}: {message}'
 
@@ -73,7 +83,9 @@ class JsonFormatter(TextFormatter):
         fields = getattr(record, 'fields', {})
         if record.exc_info:
             fields = {**fields, 'traceback': self.formatException(record.exc_info)}
-        return self.line(record.created, record.levelname, record.process, record.name, record.getMessage(), fields)
+        return self.line(
+            record.created, record.levelname, record.process, record.name, record.getMessage(), lambda: fields
+        )
 
     def line(
         self,
@@ -82,11 +94,11 @@ class JsonFormatter(TextFormatter):
         process: int | None,
         name: str,
         message: str,
-        fields: Mapping[str, object],
+        fields: Callable[[], Mapping[str, object]],
     ) -> str:
         """Return the line for what a record would carry."""
         own = {'time': self.time(created), 'level': level, 'process': process, 'logger': name, 'message': message}
-        return self._dumps({**own, **fields})
+        return self._dumps({**own, **fields()})
 
 
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -101,12 +113,14 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(formatter)
         self.later: Callable[[Callable[[], None]], object] | None = None
         self._lines: list[str] = []
+        # Asked for once: with each line it would take as long as the line. Who forks sets up its own.
+        self._process = os.getpid()
 
-    def put(self, name: str, message: str, fields: Mapping[str, object]) -> None:
+    def put(self, name: str, message: str, fields: Callable[[], Mapping[str, object]]) -> None:
         """Write what a logger says now at level INFO."""
         formatter = cast(TextFormatter, self.formatter)
         lines = self._lines
-        lines.append(formatter.line(time.time(), 'INFO', os.getpid(), name, message, fields))
+        lines.append(formatter.line(time.time(), 'INFO', self._process, name, message, fields))
         if self.later is None:
             self.flush()
         elif len(lines) == 1:
@@ -155,7 +169,7 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INF
         logging.getLogger('tornado').setLevel(logging.ERROR)
 
 
-def inform(logger: logging.Logger, message: str, fields: Mapping[str, object]) -> None:
+def inform(logger: logging.Logger, message: str, fields: Callable[[], Mapping[str, object]]) -> None:
     """Log at level INFO what is said very often.
 
     A record, and its way through handlers, take several times what the line takes. So there is none if nobody could
@@ -164,7 +178,7 @@ def inform(logger: logging.Logger, message: str, fields: Mapping[str, object]) -
     Args:
         logger: whose it is.
         message: what it says.
-        fields: the same for machines.
+        fields: makes the same for machines.
     """
     parent = logger.parent
     if parent is not None and not (logger.handlers or logger.filters or parent.propagate):
@@ -173,7 +187,7 @@ def inform(logger: logging.Logger, message: str, fields: Mapping[str, object]) -
             handlers[0].put(logger.name, message, fields)
             return
     record = logging.LogRecord(logger.name, logging.INFO, '', 0, message, None, None)
-    record.fields = fields
+    record.fields = fields()
     logger.handle(record)
 
 

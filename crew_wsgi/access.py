@@ -39,7 +39,7 @@ def log_access(
     logs.inform(
         log,
         f'{client} "{method} {target} {version}" {status} {size} {seconds * 1000:.1f}ms id={request_id}{note}',
-        {
+        lambda: {
             'client': client,
             'method': method,
             'target': target,

@@ -1,10 +1,15 @@
 """What the logs say: whoever has a request's id finds out what became of it."""
 
+import io
+import logging
 import os
+import re
 import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from crew import logs
 from tests.stack import Stack
 from tests.waiting import wait_until
 
@@ -45,3 +50,58 @@ def test_sigquit_shows_where_everything_is_and_ends_nothing(stack: Stack, whom: 
     front.signal(signal.SIGQUIT)
     front.await_log('most recent call first')
     assert answer.result(10).status == 200
+
+
+@pytest.fixture
+def parent() -> Iterator[logging.Logger]:
+    logger = logging.getLogger('lines')
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    yield logger
+    logger.handlers.clear()
+
+
+def lines_into(parent: logging.Logger, log_format: logs.LogFormat = 'text') -> tuple[logs.LineHandler, io.StringIO]:
+    handler, written = logs.console(log_format), io.StringIO()
+    handler.setStream(written)
+    parent.handlers[:] = [handler]
+    return handler, written
+
+
+@pytest.mark.parametrize('log_format', ['text', 'json'])
+def test_a_line_looks_the_same_with_a_record_and_without(parent: logging.Logger, log_format: logs.LogFormat) -> None:
+    _, written = lines_into(parent, log_format)
+    logger = parent.getChild('child')
+    logs.inform(logger, '100 %s "é"', lambda: {'status': 200})
+    records: list[logging.LogRecord] = []
+    logger.addFilter(lambda record: not records.append(record))
+    try:
+        logs.inform(logger, '100 %s "é"', lambda: {'status': 200})
+    finally:
+        logger.filters.clear()
+    without, with_record = (re.sub(r'\d\d:\d\d:\d\d,\d+', 'TIME', line) for line in written.getvalue().splitlines())
+    assert len(records) == 1
+    assert without == with_record
+    assert 'lines.child' in without and str(os.getpid()) in without
+
+
+def test_lines_are_written_together_and_in_their_order(parent: logging.Logger) -> None:
+    handler, written = lines_into(parent)
+    soon: list[Callable[[], None]] = []
+    handler.later = soon.append
+    for text in ('one', 'two'):
+        logs.inform(parent.getChild('child'), text, dict)
+    assert not written.getvalue() and len(soon) == 1
+    parent.warning('three')
+    logs.inform(parent.getChild('child'), 'four', dict)
+    assert len(soon) == 2
+    for write in soon:
+        write()
+    assert [line.rpartition(' ')[2] for line in written.getvalue().splitlines()] == ['one', 'two', 'three', 'four']
+
+
+def test_what_nobody_can_read_any_more_ends_nothing(parent: logging.Logger) -> None:
+    handler, written = lines_into(parent)
+    written.close()
+    logs.inform(parent.getChild('child'), 'one', dict)
+    handler.flush()
