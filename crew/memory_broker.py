@@ -521,7 +521,7 @@ class MemoryBroker:
         levels = arguments.get('x-max-priority') or 0
         self._queues[wanted.name] = _Queue(
             # Its maker may use the mapping for something else next.
-            replace(wanted, arguments=dict(arguments)),
+            wanted._replace(arguments=dict(arguments)),
             connection if wanted.exclusive else None,
             [deque() for _ in range(levels + 1)],
             arguments.get('x-message-ttl'),

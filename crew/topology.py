@@ -7,9 +7,9 @@ queues are durable, private ones exclusive, nothing in between (4.3 refuses the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from crew.ids import unique_id
 
@@ -46,21 +46,19 @@ REPLY_KEY = 'crew-reply'
 CHANNEL_KEY = 'crew-channel'
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """An exchange to declare; always durable."""
 
     name: str
     type: Literal['headers', 'topic', 'direct', 'fanout']
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
+class Queue(NamedTuple):
     """A queue to declare: shared and durable, or private to its connection (exclusive)."""
 
     name: str
     exclusive: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def durable(self) -> bool:
@@ -68,8 +66,7 @@ class Queue:
         return not self.exclusive
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """A binding of a queue to a headers exchange: all of ``keys`` must be equal."""
 
     queue: str

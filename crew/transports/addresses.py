@@ -3,9 +3,11 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from crew.transports.base import Connection
+if TYPE_CHECKING:
+    from crew.transports.base import Connection
 
 __all__ = [
     'DEFAULT_URL',
@@ -92,7 +94,7 @@ def _is_plain(url: str) -> bool:
         return False
 
 
-async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> Connection:
+async def dial(url: str, *, name: str = 'crew', timeout: float = 10.0) -> 'Connection':
     """Connect to a broker on the running loop.
 
     Args:

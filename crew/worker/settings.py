@@ -1,18 +1,18 @@
 """What a worker process is set up with, as plain values.
 
-Apart from what goes by them, for the supervisor has them and loads nothing of that.
+Apart from what goes by them, for the supervisor has them and loads nothing of that; so they are named tuples, too:
+what makes dataclasses takes a megabyte.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from crew.topology import QueueType
 
 __all__ = ['Limits', 'Settings', 'Terms']
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The worker's own limits, in seconds.
 
     Args:
@@ -26,8 +26,7 @@ class Limits:
     consumer_timeout: float = 1800.0
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """On which terms the calls of one shared queue are run.
 
     Args:
@@ -42,8 +41,7 @@ class Terms:
     stop_on_cancel: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """What a consumer is set up with.
 
     Args:
@@ -65,7 +63,7 @@ class Settings:
     queue_type: QueueType = 'classic'
     slots: int = 1
     prefetch: int | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
     graceful_timeout: float = 28.0
     publishes: bool = False
     name: str = 'crew-worker'

@@ -19,8 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from crew.worker import ties
 from crew.worker.clock import Record
@@ -60,8 +59,7 @@ READY_WITHIN = 60.0
 HANG_UP_TAKES = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(NamedTuple):
     """How the supervisor deals with its processes.
 
     Args:
@@ -81,28 +79,37 @@ class Policy:
     graceful_timeout: float = 28.0
 
 
-@dataclass(slots=True, eq=False)
 class _Child:
     """One worker process.
 
-    Attributes:
+    Args:
+        pid: its id.
+        ties: what binds it to us.
+        born: when it was started.
         generation: how many reloads had been ordered when its code was loaded.
+
+    Attributes:
         left: when it gave itself up.
         ends_by: until when it may finish what it runs, once it has been told to make way for another.
         kill_at: when it will be killed.
+        doomed: why.
+        doomed_run: what it ran then.
+        spoken_for: the runs of which a caller has been told in its place, by the call's id and their beginning.
+        stacks_read: how much of what it has written of its stacks has been read, in bytes.
     """
 
-    pid: int
-    ties: Ties
-    born: float
-    generation: int
-    left: float | None = None
-    ends_by: float | None = None
-    kill_at: float | None = None
-    doomed: str = ''
-    doomed_run: Record | None = None
-    spoken_for: set[tuple[str, float]] = field(default_factory=set)
-    stacks_read: int = 0
+    def __init__(self, pid: int, ties: Ties, born: float, generation: int) -> None:
+        self.pid = pid
+        self.ties = ties
+        self.born = born
+        self.generation = generation
+        self.left: float | None = None
+        self.ends_by: float | None = None
+        self.kill_at: float | None = None
+        self.doomed = ''
+        self.doomed_run: Record | None = None
+        self.spoken_for: set[tuple[str, float]] = set()
+        self.stacks_read = 0
 
     @property
     def stays(self) -> bool:

@@ -7,8 +7,7 @@ finds them by an environment variable that only it can read as its own: the proc
 import os
 import signal
 import sys
-from dataclasses import dataclass
-from typing import IO, NoReturn
+from typing import IO, NamedTuple, NoReturn
 
 from crew.worker.clock import Clock
 
@@ -20,8 +19,7 @@ VARIABLE = 'CREW_WORKER_TIES'
 LAYOUT = f'1{Clock.LAYOUT}'
 
 
-@dataclass(frozen=True, slots=True)
-class Ties:
+class Ties(NamedTuple):
     """What binds a worker process to its supervisor.
 
     Args:
