@@ -37,7 +37,7 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
         if bodiless or response.body:
             raise ProtocolError('an answer that has no body came in parts')
         if len(lengths) > 1 or not all(map(_is_length, lengths)):
-            raise ProtocolError(f'an answer in parts came with Content-Length {", ".join(lengths)[:80]}')
+            raise ProtocolError(f'an answer in parts came with Content-Length {ascii(lengths)[:80]}')
         return response if headers is came else Response(status=response.status, headers=headers)
     if bodiless:
         # RFC 9110 §8.6: what GET would have brought.
@@ -45,7 +45,7 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
     else:
         good = not lengths or lengths == [str(len(response.body))]
     if not good:
-        raise ProtocolError(f'a body of {len(response.body)} bytes came with Content-Length {lengths}')
+        raise ProtocolError(f'a body of {len(response.body)} bytes came with Content-Length {ascii(lengths)[:80]}')
     if response.code == 204:
         # The same section: it must not have one at all.
         headers = headers.replaced('Content-Length', None)
