@@ -16,8 +16,8 @@ from crew.exceptions import ProtocolError
 from crew.values import value_class
 from crew_wsgi.headers import HeaderPairs, check_headers, is_token
 
-__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'decode_request', 'decode_response', 'encode_request']
-__all__ += ['encode_response']
+__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'check_status', 'decode_request', 'decode_response']
+__all__ += ['encode_request', 'encode_response']
 
 #: The content type of such a body in AMQP.
 CONTENT_TYPE = 'application/x-crew-http'
@@ -102,8 +102,7 @@ class Response:
         Raises:
             ValueError: the status or a header field is not what RFC 9110 says.
         """
-        if self.status not in _USUAL_STATUSES and not _STATUS.fullmatch(self.status):
-            raise ValueError(f'{self.status[:80]!r} is not the status of a final response')
+        check_status(self.status)
         check_headers(self.headers)
 
     @property
@@ -115,6 +114,16 @@ class Response:
     def reason(self) -> str:
         """The reason phrase, perhaps empty."""
         return self.status[4:]
+
+
+def check_status(status: str) -> None:
+    """Check the status of a response.
+
+    Raises:
+        ValueError: it is not that of a final one.
+    """
+    if status not in _USUAL_STATUSES and not _STATUS.fullmatch(status):
+        raise ValueError(f'{status[:80]!r} is not the status of a final response')
 
 
 def encode_request(request: Request) -> bytes:
