@@ -89,10 +89,17 @@ class Clock:
         """Note that the process gives itself up, so that another may take its place already."""
         self._memory[0] = _LEAVING
 
-    def start(self, slot: int, record: Record) -> None:
-        """Note that a slot begins a run."""
-        # Taken apart in one go: to ask a named tuple for one field after the other costs as much as all the packing.
-        correlation_id, reply_to, started, timeout, accepted, text = record
+    def start(
+        self,
+        slot: int,
+        correlation_id: str,
+        reply_to: str,
+        started: float,
+        timeout: float,
+        accepted: bool,
+        text: str,
+    ) -> None:
+        """Note that a slot begins a run; what is noted of it is a :class:`Record`."""
         id_bytes, reply_bytes = correlation_id.encode()[:256], reply_to.encode()[:256]
         cut = _cut(text)
         at = self._at(slot)
