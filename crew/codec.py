@@ -214,7 +214,8 @@ def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
 
 
 def _encode_reply(reply: Reply) -> Envelope:
-    headers = {**checked_headers(reply.headers), VERSION_KEY: VERSION}
+    headers = checked_headers(reply.headers)
+    headers[VERSION_KEY] = VERSION
     if reply.more:
         headers[MORE_KEY] = True
     return Envelope(

@@ -212,11 +212,11 @@ class _Execution:
             return self._response(b'', None if self._status.startswith('204') else self._length)
         if self._length is not None and self._size < self._length:
             raise ApplicationError(f'the body has {self._size} bytes, but its Content-Length says {self._length}')
-        size = sum(map(len, self._pieces))
-        if not self._begun and size <= MAX_WHOLE:
-            return self._response(b''.join(self._pieces), size)
         if not self._begun:
-            self._length = size
+            body = b''.join(self._pieces)
+            if len(body) <= MAX_WHOLE:
+                return self._response(body, len(body))
+            self._length = len(body)
             self._begin()
         if self._pieces:
             self._send()

@@ -213,7 +213,7 @@ class Consumer:
 
     async def _begin_consuming(self, queue: _Queue, prefetch: int, priority: int = 0) -> str:
         # All on one channel, or what was sent first could arrive last.
-        on_delivery = partial(self._arrived, queue=queue)
+        on_delivery = partial(self._arrived, queue)
         return await queue.channel.consume(queue.name, on_delivery, prefetch=prefetch, priority=priority)
 
     @staticmethod
@@ -236,7 +236,7 @@ class Consumer:
 
     # From the broker
 
-    def _arrived(self, delivery: Delivery, queue: _Queue) -> None:
+    def _arrived(self, queue: _Queue, delivery: Delivery) -> None:
         try:
             call = codec.decode(delivery.envelope)
             if not isinstance(call, Call):
