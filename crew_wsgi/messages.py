@@ -23,6 +23,7 @@ __all__ += ['encode_request', 'encode_response']
 CONTENT_TYPE = 'application/x-crew-http'
 
 _PREAMBLE = struct.Struct('>BBBxI')
+_PREAMBLE_SIZE = _PREAMBLE.size
 _MAGIC = 0xC7
 _VERSION = 1
 
@@ -204,19 +205,19 @@ def _join(head: str, body: bytes) -> bytes:
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    if len(data) < _PREAMBLE.size:
+    if len(data) < _PREAMBLE_SIZE:
         raise ProtocolError('the message is shorter than its preamble')
     magic, version, flags, head_length = _PREAMBLE.unpack_from(data)
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError(f'magic {magic:#x}, version {version}: only {_MAGIC:#x}, {_VERSION} is understood here')
     if flags != _NO_FLAGS:
         raise ProtocolError(f'flags {flags:#x} are not understood here')
-    end = _PREAMBLE.size + head_length
+    end = _PREAMBLE_SIZE + head_length
     if head_length > MAX_HEAD or end > len(data):
         raise ProtocolError(f'a head of {head_length} bytes is too long')
     try:
         # RFC 8259 §8.1. json.loads would take UTF-16 and lone surrogates for it, too.
-        text = str(data[_PREAMBLE.size : end], 'utf-8').strip(_BLANKS)
+        text = data[_PREAMBLE_SIZE:end].decode().strip(_BLANKS)
         head, length = _DECODER.raw_decode(text)
         if length != len(text):
             raise ValueError(f'something follows its end at character {length}')
