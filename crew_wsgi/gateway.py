@@ -24,6 +24,8 @@ MAX_WHOLE = 64 * 1024
 
 #: How many header fields are kept that were seen to be good: an application has few, and sends them with each response.
 KEPT_FIELDS = 256
+#: How long these are at most, in characters.
+MAX_KEPT_FIELD = 256
 
 #: What a response is that nobody waits for: half of one cannot be judged by the rules.
 UNHEARD = Response(status='499 Client Closed Request')
@@ -249,8 +251,9 @@ def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[HeaderPairs, 
         if not (isinstance(pair, tuple) and len(pair) == 2):
             raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
         try:
-            field, name = _field(*pair)
-        except TypeError:  # what cannot be hashed is no string either
+            short = len(pair[0]) + len(pair[1]) <= MAX_KEPT_FIELD
+            field, name = _field(*pair) if short else _field.__wrapped__(*pair)
+        except TypeError:  # what has no length, or cannot be hashed, is no string either
             raise ApplicationError(f'a header must be a pair of strings, not {pair!r}') from None
         if name != 'content-length':
             fields.append(field)
