@@ -111,7 +111,8 @@ def encode_call(call: Call, reply_to: str | None = None) -> Envelope:
     headers[VERSION_KEY] = VERSION
     if reply_to is None:
         reply_to = call.reply_to
-    _check_more(call.more, reply_to)
+    if call.more:
+        _check_more(reply_to)
     if reply_to:
         headers[REPLY_KEY] = reply_to
     if call.sent is not None:
@@ -156,10 +157,12 @@ def _call(envelope: Envelope) -> Call:
     headers = envelope.headers
     sent = headers.get(SENT_KEY)
     timeout = headers.get(TIMEOUT_KEY)
-    runs = headers.get(RUNS_KEY, 0)
-    if not 0 <= _number(runs) < 2**31:
-        raise ValueError(f'not a number of runs: {runs}')
-    call = Call(
+    # Nearly no call has these.
+    runs = _runs(headers[RUNS_KEY]) if RUNS_KEY in headers else 0
+    more = MORE_KEY in headers and _flag(headers[MORE_KEY])
+    if more:
+        _check_more(envelope.reply_to)
+    return Call(
         correlation_id=envelope.correlation_id,
         reply_to=envelope.reply_to,
         body=envelope.body,
@@ -170,17 +173,21 @@ def _call(envelope: Envelope) -> Call:
         priority=envelope.priority,
         persistent=envelope.persistent,
         sent=None if sent is None else _number(sent) / 1000,
-        runs=int(runs),
-        more=_flag(headers.get(MORE_KEY, False)),
+        runs=runs,
+        more=more,
         # Whoever holds a call may have to publish it again.
         headers=checked_headers(user_headers(headers)),
     )
-    _check_more(call.more, call.reply_to)
-    return call
 
 
-def _check_more(more: bool, reply_to: str) -> None:
-    if more and not reply_to:
+def _runs(value: Any) -> int:
+    if not 0 <= _number(value) < 2**31:
+        raise ValueError(f'not a number of runs: {value}')
+    return int(value)
+
+
+def _check_more(reply_to: str) -> None:
+    if not reply_to:
         # Its run would wait for the rest for ever: with its caller's end its clock stands still.
         raise ValueError('a call whose body goes on in chunks must have a reply_to')
 
@@ -207,7 +214,8 @@ def _decode_dead_letter(envelope: Envelope) -> DeadLetter:
 
 
 def _encode_reply(reply: Reply) -> Envelope:
-    headers = {**checked_headers(reply.headers), VERSION_KEY: VERSION}
+    headers = checked_headers(reply.headers)
+    headers[VERSION_KEY] = VERSION
     if reply.more:
         headers[MORE_KEY] = True
     return Envelope(

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from functools import lru_cache
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 from wsgiref.util import FileWrapper
@@ -10,6 +11,9 @@ from wsgiref.util import FileWrapper
 from crew_wsgi.messages import Request
 
 __all__ = ['authority', 'build_environ', 'split_target']
+
+#: Names of header fields are kept up to this length, in characters: anybody may send others, and longer ones.
+MAX_KEPT_NAME = 64
 
 
 def build_environ(
@@ -88,14 +92,21 @@ def split_target(target: str) -> tuple[str, str]:
 
 def _add_headers(environ: dict[str, Any], request: Request) -> None:
     for name, value in request.headers:
-        # RFC 3875 §4.1.18: fields of one name are joined. An underscore would become the same variable as a hyphen,
-        # so a client could say under another name what only a proxy may say.
-        if '_' in name:
+        key = _variable(name) if len(name) <= MAX_KEPT_NAME else _variable.__wrapped__(name)
+        if not key:
             continue
-        key = name.upper().replace('-', '_')
-        if key not in ('CONTENT_TYPE', 'CONTENT_LENGTH'):
-            key = f'HTTP_{key}'
+        # RFC 3875 §4.1.18: fields of one name are joined.
         if key in environ:
             separator = '; ' if key == 'HTTP_COOKIE' else ','
             value = f'{environ[key]}{separator}{value}'
         environ[key] = value
+
+
+@lru_cache(1024)
+def _variable(name: str) -> str:
+    """Return the variable that a header field becomes (RFC 3875 §4.1.18); of one that becomes none, an empty string."""
+    if '_' in name:
+        # It would become the same variable as a hyphen, so a client could say under another name what only a proxy may.
+        return ''
+    key = name.upper().replace('-', '_')
+    return key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'

@@ -8,11 +8,12 @@ The rules that the application must keep are checked where it breaks them, so th
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
-from crew_wsgi.headers import HeaderPairs, end_to_end
-from crew_wsgi.messages import Response
+from crew_wsgi.headers import HOP_BY_HOP, HeaderPairs, check_headers, end_to_end
+from crew_wsgi.messages import Response, check_status
 
 __all__ = ['Application', 'ApplicationError', 'StartResponse', 'Stream', 'run_application']
 
@@ -20,6 +21,11 @@ log = logging.getLogger(__name__)
 
 #: The longest body that leaves in one message with its head.
 MAX_WHOLE = 64 * 1024
+
+#: How many header fields are kept that were seen to be good: an application has few, and sends them with each response.
+KEPT_FIELDS = 256
+#: How long these are at most, in characters.
+MAX_KEPT_FIELD = 256
 
 #: What a response is that nobody waits for: half of one cannot be judged by the rules.
 UNHEARD = Response(status='499 Client Closed Request')
@@ -133,11 +139,10 @@ class _Execution:
                 exc_info = None  # it holds the frame that holds it
         elif self._status is not None:
             raise ApplicationError('start_response was called twice without exc_info')
-        passing = end_to_end(self._checked(status, headers))
-        self._headers, self._length = _without_length(passing)
+        self._headers, self._length, dropped = _checked(status, headers)
         self._status = status
         self._bodiless = self._method == 'HEAD' or status[:3] in ('204', '304')
-        if len(passing) < len(headers):
+        if dropped:
             log.warning('request %s: hop-by-hop headers were dropped, they are the server’s own', self._request_id)
         return self.write
 
@@ -189,27 +194,6 @@ class _Execution:
     def _headers_sent(self) -> bool:
         return self._size > 0
 
-    @staticmethod
-    def _checked(status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        if not isinstance(status, str):
-            raise ApplicationError(f'the status must be a string, not {type(status).__name__}')
-        if not isinstance(headers, list):
-            raise ApplicationError(f'the headers must be a list, not {type(headers).__name__}')
-        stripped = []
-        for pair in headers:
-            if not (isinstance(pair, tuple) and len(pair) == 2):
-                raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
-            name, value = pair
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
-            # RFC 9110 §5.5: blanks around a value do not belong to it.
-            stripped.append((name, value.strip(' \t')))
-        try:
-            Response(status=status, headers=stripped)
-        except ValueError as error:
-            raise ApplicationError(str(error)) from error
-        return stripped
-
     # What becomes of it
 
     @property
@@ -230,11 +214,11 @@ class _Execution:
             return self._response(b'', None if self._status.startswith('204') else self._length)
         if self._length is not None and self._size < self._length:
             raise ApplicationError(f'the body has {self._size} bytes, but its Content-Length says {self._length}')
-        size = sum(map(len, self._pieces))
-        if not self._begun and size <= MAX_WHOLE:
-            return self._response(b''.join(self._pieces), size)
         if not self._begun:
-            self._length = size
+            body = b''.join(self._pieces)
+            if len(body) <= MAX_WHOLE:
+                return self._response(body, len(body))
+            self._length = len(body)
             self._begin()
         if self._pieces:
             self._send()
@@ -246,19 +230,56 @@ class _Execution:
         return Response(status=self._status or '', headers=headers, body=body)
 
 
-def _without_length(headers: HeaderPairs) -> tuple[HeaderPairs, int | None]:
-    """Return the other header fields, and what Content-Length says, if it is there.
+def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[HeaderPairs, int | None, bool]:
+    """Return the header fields but Content-Length, what that says, and whether some were dropped as hop-by-hop.
 
     Raises:
-        ApplicationError: it is not one number.
+        ApplicationError: they, or the status, are not what PEP 3333 and RFC 9110 want.
     """
-    others: list[tuple[str, str]] = []
+    if not isinstance(status, str):
+        raise ApplicationError(f'the status must be a string, not {type(status).__name__}')
+    if not isinstance(headers, list):
+        raise ApplicationError(f'the headers must be a list, not {type(headers).__name__}')
+    try:
+        check_status(status)
+    except ValueError as error:
+        raise ApplicationError(str(error)) from error
+    fields: list[tuple[str, str]] = []
     length: str | None = None
-    for name, value in headers:
-        if name.lower() != 'content-length':
-            others.append((name, value))
-        elif length not in (None, value) or not (value.isascii() and value.isdigit()):
+    hop_by_hop = False
+    for pair in headers:
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
+        try:
+            short = len(pair[0]) + len(pair[1]) <= MAX_KEPT_FIELD
+            field, name = _field(*pair) if short else _field.__wrapped__(*pair)
+        except TypeError:  # what has no length, or cannot be hashed, is no string either
+            raise ApplicationError(f'a header must be a pair of strings, not {pair!r}') from None
+        if name != 'content-length':
+            fields.append(field)
+            hop_by_hop = hop_by_hop or name in HOP_BY_HOP
+        elif length not in (None, field[1]) or not (field[1].isascii() and field[1].isdigit()):
             raise ApplicationError('the Content-Length of the response is not one number')
         else:
-            length = value
-    return others, None if length is None else int(length)
+            length = field[1]
+    passing = end_to_end(fields) if hop_by_hop else fields
+    return passing, None if length is None else int(length), hop_by_hop
+
+
+@lru_cache(KEPT_FIELDS)
+def _field(name: str, value: str) -> tuple[tuple[str, str], str]:
+    """Return a header field as it is sent on, and its name in lower case.
+
+    Raises:
+        TypeError: name or value is no string.
+        ApplicationError: there are characters in it that must not be.
+    """
+    if not (isinstance(name, str) and isinstance(value, str)):
+        raise TypeError
+    # RFC 9110 §5.5: blanks around a value do not belong to it.
+    field = name, value.strip(' \t')
+    try:
+        check_headers([field])
+    except ValueError as error:
+        raise ApplicationError(str(error)) from error
+    return field, name.lower()

@@ -18,13 +18,14 @@ from crew.values import value_class
 from crew_wsgi.fields import Fields, quoted_pairs
 from crew_wsgi.headers import HeaderPairs, check_headers, is_token
 
-__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'carry_request', 'decode_request', 'decode_response']
+__all__ = ['CONTENT_TYPE', 'Request', 'Response', 'carry_request', 'check_status', 'decode_request', 'decode_response']
 __all__ += ['encode_request', 'encode_response']
 
 #: The content type of such a body in AMQP.
 CONTENT_TYPE = 'application/x-crew-http'
 
 _PREAMBLE = struct.Struct('>BBBxI')
+_PREAMBLE_SIZE = _PREAMBLE.size
 _MAGIC = 0xC7
 _VERSION = 1
 
@@ -107,8 +108,7 @@ class Response:
         Raises:
             ValueError: the status or a header field is not what RFC 9110 says.
         """
-        if self.status not in _USUAL_STATUSES and not _STATUS.fullmatch(self.status):
-            raise ValueError(f'{self.status[:80]!r} is not the status of a final response')
+        check_status(self.status)
         if not isinstance(self.headers, Fields):
             check_headers(self.headers)
 
@@ -121,6 +121,16 @@ class Response:
     def reason(self) -> str:
         """The reason phrase, perhaps empty."""
         return self.status[4:]
+
+
+def check_status(status: str) -> None:
+    """Check the status of a response.
+
+    Raises:
+        ValueError: it is not that of a final one.
+    """
+    if status not in _USUAL_STATUSES and not _STATUS.fullmatch(status):
+        raise ValueError(f'{status[:80]!r} is not the status of a final response')
 
 
 def encode_request(request: Request) -> bytes:
@@ -251,17 +261,17 @@ def _join(head: str, body: bytes) -> bytes:
 
 def _split(data: bytes) -> tuple[bytes, bytes]:
     """Return head and body of a message, neither of which has been read."""
-    if len(data) < _PREAMBLE.size:
+    if len(data) < _PREAMBLE_SIZE:
         raise ProtocolError('the message is shorter than its preamble')
     magic, version, flags, head_length = _PREAMBLE.unpack_from(data)
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError(f'magic {magic:#x}, version {version}: only {_MAGIC:#x}, {_VERSION} is understood here')
     if flags != _NO_FLAGS:
         raise ProtocolError(f'flags {flags:#x} are not understood here')
-    end = _PREAMBLE.size + head_length
+    end = _PREAMBLE_SIZE + head_length
     if head_length > MAX_HEAD or end > len(data):
         raise ProtocolError(f'a head of {head_length} bytes is too long')
-    return data[_PREAMBLE.size : end], data[end:]
+    return data[_PREAMBLE_SIZE:end], data[end:]
 
 
 def _read_head(data: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crew_wsgi.environ import build_environ, split_target
+from crew_wsgi.environ import MAX_KEPT_NAME, _variable, build_environ, split_target
 from crew_wsgi.messages import Request
 
 
@@ -156,6 +156,18 @@ def test_a_name_with_an_underscore_is_dropped_so_that_nobody_can_pose_as_a_proxy
     built = environ('/', ('X-Forwarded-For', '192.0.2.1'), (name, 'evil'))
     assert 'evil' not in built.values()
     assert built['HTTP_X_FORWARDED_FOR'] == '192.0.2.1'
+
+
+def test_names_of_any_length_become_variables_and_only_short_ones_are_kept() -> None:
+    long = 'x' * (MAX_KEPT_NAME + 1)
+    for _ in range(2):
+        built = environ('/', ('X-Short', '1'), (long, '2'), (f'{long}_y', '3'))
+        assert (built['HTTP_X_SHORT'], built[f'HTTP_{long.upper()}']) == ('1', '2')
+        assert '3' not in built.values()
+    kept = _variable.cache_info()
+    environ('/', (long, '2'), (f'{long}-z', '2'))
+    assert _variable.cache_info() == kept
+    assert kept.maxsize is not None
 
 
 def test_no_header_can_take_the_place_of_what_the_server_says() -> None:

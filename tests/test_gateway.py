@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from crew_wsgi.gateway import MAX_WHOLE, Application, ApplicationError, StartResponse, run_application
+from crew_wsgi.gateway import (
+    KEPT_FIELDS,
+    MAX_KEPT_FIELD,
+    MAX_WHOLE,
+    Application,
+    ApplicationError,
+    StartResponse,
+    _field,
+    run_application,
+)
 from crew_wsgi.messages import Response
 
 Environ = dict[str, Any]
@@ -410,10 +419,43 @@ def test_a_status_that_is_none_is_refused(status: Any) -> None:
         run(respond(status=status))
 
 
-@pytest.mark.parametrize('headers', [(('a', 'b'), 'c'), (('a',),), (['a', 'b'],), (('a', 1),), ((b'a', 'b'),)])
+@pytest.mark.parametrize(
+    'headers',
+    [
+        (('a', 'b'), 'c'),
+        (('a',),),
+        (('a', 'b', 'c'),),
+        (['a', 'b'],),
+        (('a', 1),),
+        ((b'a', 'b'),),
+        (('a', ['b']),),
+        (({}, 'b'),),
+        ('ab',),
+    ],
+)
 def test_headers_that_are_no_pairs_of_strings_are_refused(headers: Any) -> None:
     with pytest.raises(ApplicationError, match='pair of strings'):
         run(respond(headers=headers))
+
+
+def test_a_field_is_judged_by_itself_however_often_it_came_and_whatever_came_before() -> None:
+    for _ in range(3):
+        response = run(respond(headers=[('X-A', ' 1\t'), ('X-A', '1'), ('x-a', '1'), ('X-A', '')]))
+        assert response.headers[:4] == [('X-A', '1'), ('X-A', '1'), ('x-a', '1'), ('X-A', '')]
+        with pytest.raises(ApplicationError, match='must not stand there'):
+            run(respond(headers=[('X-A', '1'), ('X-A', '1\n')]))
+        with pytest.raises(ApplicationError, match='not a header name'):
+            run(respond(headers=[('X-A', '1'), ('X A', '1')]))
+
+
+def test_fields_that_differ_each_time_are_not_kept_for_ever() -> None:
+    for number in range(2 * KEPT_FIELDS):
+        run(respond(headers=[('ETag', f'"{number}"')]))
+    kept = _field.cache_info()
+    for long in (('X-A', 'x' * MAX_KEPT_FIELD), ('x' * MAX_KEPT_FIELD, 'a')):
+        assert run(respond(headers=[long])).headers[0] == long
+    assert _field.cache_info() == kept
+    assert _field.cache_info().currsize <= KEPT_FIELDS
 
 
 @pytest.mark.parametrize('headers', [{}, 'ab', None, iter([])])

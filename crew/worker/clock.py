@@ -14,6 +14,7 @@ __all__ = ['Clock', 'Record']
 _HEADER = struct.Struct('=B256sH512s')
 _REASON_AT = struct.calcsize('=B256s')
 _RECORD = struct.Struct('=BBdddH256sH256sH512s')
+_RECORDS_AT, _RECORD_SIZE = _HEADER.size, _RECORD.size
 _TIMES_AT = struct.calcsize('=BB')
 _TEXT_AT = struct.calcsize('=BBdddH256sH256s')
 _TEXT = struct.Struct('=H512s')
@@ -63,7 +64,7 @@ class Clock:
     @staticmethod
     def size_of(slots: int) -> int:
         """Return how many bytes a clock of so many slots takes."""
-        return _HEADER.size + slots * _RECORD.size
+        return _RECORDS_AT + slots * _RECORD_SIZE
 
     def close(self) -> None:
         """Free the memory of this process's view."""
@@ -88,25 +89,34 @@ class Clock:
         """Note that the process gives itself up, so that another may take its place already."""
         self._memory[0] = _LEAVING
 
-    def start(self, slot: int, record: Record) -> None:
-        """Note that a slot begins a run."""
-        id_bytes, reply_bytes = record.correlation_id.encode()[:256], record.reply_to.encode()[:256]
-        text = _cut(record.text)
+    def start(
+        self,
+        slot: int,
+        correlation_id: str,
+        reply_to: str,
+        started: float,
+        timeout: float,
+        accepted: bool,
+        text: str,
+    ) -> None:
+        """Note that a slot begins a run; what is noted of it is a :class:`Record`."""
+        id_bytes, reply_bytes = correlation_id.encode()[:256], reply_to.encode()[:256]
+        cut = _cut(text)
         at = self._at(slot)
         _RECORD.pack_into(
             self._memory,
             at,
             _IDLE,
-            record.accepted,
-            record.started,
-            record.timeout,
-            record.started + record.timeout,
+            accepted,
+            started,
+            timeout,
+            started + timeout,
             len(id_bytes),
             id_bytes,
             len(reply_bytes),
             reply_bytes,
-            len(text),
-            text,
+            len(cut),
+            cut,
         )
         # Last, for packing zeroes the record first: half-written, it must not look like a run.
         self._memory[at] = _RUNNING
@@ -179,7 +189,7 @@ class Clock:
         )
 
     def _at(self, slot: int) -> int:
-        return _HEADER.size + slot * _RECORD.size
+        return _RECORDS_AT + slot * _RECORD_SIZE
 
 
 def _cut(text: str) -> bytes:

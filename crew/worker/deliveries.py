@@ -317,6 +317,7 @@ class Deliveries:
         self.inbox = ''
         self._slots = slots
         self._limits = limits
+        self._hold = HELD_AT_MOST * limits.consumer_timeout
         self._give_back = give_back
         self._asking: dict[Key, Held] = {}
         self._ready: deque[Held] = deque()
@@ -376,7 +377,7 @@ class Deliveries:
             wall: the time since the epoch, in seconds.
         """
         held = Held(delivery, call, terms, self._timeout(call, wall), delivery.redelivered, arrived=now)
-        held.release_by = now + HELD_AT_MOST * self._limits.consumer_timeout
+        held.release_by = now + self._hold
         self._look_at(held.release_by)
         if not call.reply_to:
             return self._arrive_alone(held, now)
@@ -451,7 +452,7 @@ class Deliveries:
                 self._queued[held.key] = held
                 self._look_at(self._began + SHORT)
             actions.append(Start(held))
-        if self._gives_back and self._ready and not self._draining and free <= 0:
+        if self._ready and free <= 0 and self._gives_back and not self._draining:
             actions += self._give_back_late(now)
         return actions
 
@@ -465,7 +466,7 @@ class Deliveries:
 
     def _may_start(self, free: int, now: float) -> bool:
         """Return whether the next call may begin, or be given away before there is a slot for it."""
-        kept = self._kept(now)
+        kept = self._kept(now) if self._asking else 0
         if free > kept:
             return True
         if free or kept or len(self._queued) >= self._ahead or self._ready[0].call.more:
@@ -488,7 +489,7 @@ class Deliveries:
     def _kept(self, now: float) -> int:
         """Return how many slots are kept for calls that came before the next one and are being asked about."""
         kept = 0
-        if self._asking and (self._gives_back or self._look is not None):
+        if self._gives_back or self._look is not None:
             for held in self._asking.values():
                 until = held.due - ANSWER_WITHIN + GIVE_BACK_AFTER
                 if held.arrived < self._ready[0].arrived and now < until:
@@ -625,15 +626,18 @@ class Deliveries:
             # The report of who made way for it was cut short.
             self._begin(self._queued.pop(held.key), now)
         del self._running[held.key]
-        actions: list[Action] = [] if held.acked else [Ack(held)]
-        if held.state is State.RUNNING and held.call.reply_to and outcome is not None:
-            actions.insert(0, Publish(held, self._ending(held, outcome)))
+        actions: list[Action] = []
+        if outcome is not None and held.state is State.RUNNING and held.call.reply_to:
+            actions.append(Publish(held, self._ending(held, outcome)))
+        if not held.acked:
+            actions.append(Ack(held))
         if self._look is not None and not self._draining:
             window = self._look.window
             self._look.ran(took)
             if self._look.window != window:
                 actions.append(Look(self._look.window))
-        return actions + self._fill(now)
+        actions += self._fill(now)
+        return actions
 
     # Time
 
@@ -643,7 +647,8 @@ class Deliveries:
 
     def _set_due(self, held: Held, due: float) -> None:
         held.due = due
-        self._look_at(due)
+        if due < self._soonest:
+            self._soonest = due
 
     def _look_at(self, due: float) -> None:
         """Have :meth:`tick` called at this time or before."""
@@ -772,5 +777,8 @@ def _waited(call: Call, wall: float) -> float:
     """Return how long a call has waited, by two machines' clocks, held to what can be true."""
     if call.sent is None:
         return 0.0
+    waited = wall - call.sent
     longest = LONGEST_RUN if call.expiration is None else call.expiration
-    return min(max(0.0, wall - call.sent), longest)
+    if waited > longest:
+        return longest
+    return waited if waited > 0.0 else 0.0

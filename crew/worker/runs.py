@@ -13,7 +13,7 @@ from typing import NoReturn, Protocol, TypeAlias
 from crew.exceptions import ProtocolError
 from crew.messages import Call, Failure, Publication, Reply
 from crew.worker.bodies import Input, Output, Signal
-from crew.worker.clock import Clock, Record
+from crew.worker.clock import Clock
 from crew.worker.exits import GAVE_UP
 
 __all__ = [
@@ -157,8 +157,9 @@ class Run:
         self.slot = slot
         self.started = time.monotonic()
         call = self.call
-        record = Record(call.correlation_id, call.reply_to, self.started, self.timeout, self._accepted, self.text)
-        self._clock.start(slot, record)
+        self._clock.start(
+            slot, call.correlation_id, call.reply_to, self.started, self.timeout, self._accepted, self.text
+        )
 
     def end(self) -> None:
         """Take note that it has ended, and that its slot is free."""
