@@ -473,13 +473,21 @@ class Calls(Generic[Waiter]):
         text = f'there is no queue {queue!r} at the broker: no worker has ever been there for it'
         return self._settle(correlation_id, Unroutable(text, expiration=flight.expiration))
 
-    def would_be_lost(self, accept: Accept) -> bool:
-        """Return whether the answer to a worker's question is that the call is lost."""
+    def puts_off(self, accept: Accept) -> bool:
+        """Return whether a worker's question may be put off, for its answer is that the call is lost.
+
+        What its worker gives back meanwhile is the delivery that it asks about. With that one nothing has begun; so it
+        must take back no run that began with another.
+        """
         flight = self._flights.get(accept.correlation_id)
         if flight is None or not accept.ask or flight.streaming or flight.spent:
             return False
         runs = flight.runs + (accept.redelivered and flight.unseen)
-        return not _allowed(runs, flight.idempotent or accept.idempotent)
+        if _allowed(runs, flight.idempotent or accept.idempotent):
+            return False
+        flight.runs = runs
+        flight.counted, flight.returned = False, True
+        return True
 
     def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
         flight = self._flights.get(accept.correlation_id)

@@ -752,9 +752,19 @@ def test_a_call_that_may_not_run_once_more_is_settled_when_the_connection_is_los
 def test_a_question_says_whether_its_answer_loses_the_call(before: tuple[Message, ...], idempotent: bool) -> None:
     for question in (WAITED_LONG, REDELIVERED, REDELIVERED_IDEMPOTENT):
         calls = in_flight(*before, idempotent=idempotent)
-        would_be = calls.would_be_lost(question)
+        would_be = calls.puts_off(question)
         lost = any(isinstance(action, Settle) for action in tell(calls, question))
         assert would_be == (lost and BEGUN not in before)
+
+
+def test_what_is_given_back_while_its_question_is_put_off_takes_back_no_other_run() -> None:
+    calls = in_flight(ACCEPTED)
+    assert calls.puts_off(REDELIVERED)
+    assert tell(calls, RETURNED) == []
+    assert calls.puts_off(REDELIVERED)
+    stop, settle = tell(calls, REDELIVERED)
+    assert stop == STOP
+    assert isinstance(settle, Settle) and isinstance(settle.outcome, WorkerLost)
 
 
 def test_the_next_deadline_is_the_earliest_of_those_in_flight() -> None:
