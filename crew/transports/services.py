@@ -18,6 +18,7 @@ from typing import Any
 from pika.adapters.utils import nbio_interface
 
 from crew.transports.tls import SpeaksTls
+from crew.transports.unread import Unread
 
 __all__ = ['AsyncioServices']
 
@@ -187,7 +188,7 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         # One for all reads: asyncio would map and unmap 256 KiB for each, however little comes.
-        self._buffer = memoryview(bytearray(READ))
+        self._unread = Unread(READ)
         self._pending: list[bytes | memoryview] = []
         self._late: list[Callable[[], None]] = []
         self._flushing = False
@@ -208,16 +209,16 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._protocol.connection_made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self._unread.room()
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
+        self._unread.take(nbytes)
         first, self.heard = self.heard == -math.inf, self._loop.time()
-        if first and data.startswith(TLS_ALERT):
+        if first and self._unread.data.startswith(TLS_ALERT):
             self.cut(SpeaksTls('the peer speaks TLS'))
             return
         try:
-            self._protocol.data_received(data)
+            self._protocol.data_received(self._unread)
         except Exception as error:
             # Bytes that are not AMQP: what follows cannot be understood either.
             self.cut(error)
