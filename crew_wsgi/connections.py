@@ -340,7 +340,7 @@ class Connection(asyncio.Protocol):
         """The socket, for looking at and for setting options."""
         return cast(TransportSocket, self._transport.get_extra_info('socket'))
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write bytes; nothing happens if the connection is closed."""
         if not self.closed:
             self._transport.write(data)
@@ -557,7 +557,7 @@ class Exchange:
         self._answer.closes = self._answer.closes or closes
         self.connection.write(self._answer.head(code, reason, headers, chunk))
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Write more of the body."""
         assert self._answer is not None
         try:

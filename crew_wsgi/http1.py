@@ -173,7 +173,9 @@ class Reader:
 
     def _some(self) -> bytes:
         """Return what is there of what is left."""
-        data = bytes(self._buffer[: self._left])
+        # Of a view: a slice would be one copy more.
+        with memoryview(self._buffer) as view:
+            data = bytes(view[: self._left])
         del self._buffer[: self._left]
         self._left -= len(data)
         return data
@@ -296,9 +298,9 @@ class Answer:
         text = '\r\n'.join(lines)
         if text.count('\r') != len(lines) - 1 or text.count('\n') != len(lines) - 1:
             raise ValueError(f'a header has more than one line: {[line for line in lines if _LINE_END.search(line)]!r}')
-        return f'{text}\r\n\r\n'.encode('latin-1') + self.piece(chunk)
+        return b''.join((f'{text}\r\n\r\n'.encode('latin-1'), self.piece(chunk)))
 
-    def piece(self, chunk: bytes) -> bytes:
+    def piece(self, chunk: bytes | memoryview) -> bytes | memoryview:
         """Return more of the body.
 
         Raises:
@@ -308,7 +310,7 @@ class Answer:
             self._remaining -= len(chunk)
             if self._remaining < 0:
                 raise httputil.HTTPOutputError('more bytes than Content-Length were written')
-        return b'%x\r\n%b\r\n' % (len(chunk), chunk) if self._chunked and chunk else chunk
+        return b''.join((b'%x\r\n' % len(chunk), chunk, b'\r\n')) if self._chunked and chunk else chunk
 
     def end(self) -> bytes:
         """Return what ends the body.
