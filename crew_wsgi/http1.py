@@ -86,11 +86,13 @@ class Reader:
         max_head: the longest request line and header section together, in bytes.
     """
 
-    __slots__ = ('_buffer', '_extensions', '_left', '_max_head', '_seen', '_state', '_total', '_within')
+    __slots__ = ('_buffer', '_extensions', '_left', '_max_head', '_piece', '_seen', '_state', '_total', '_within')
 
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
         self._buffer = bytearray()
+        # What comes before the buffer: a part of a body that needs no look at.
+        self._piece = b''
         self._seen = 0
         self._state: Callable[[], Event | None] = self._read_head
         self._left = 0
@@ -100,12 +102,14 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
+        if self._left and not self._buffer and not self._piece and self._state == self._read_length:
+            self._piece, data = data[: self._left], data[self._left :]
         self._buffer += data
 
     @property
     def size(self) -> int:
         """How many bytes have come and are not read yet."""
-        return len(self._buffer)
+        return len(self._piece) + len(self._buffer)
 
     @property
     def begun(self) -> bool:
@@ -125,6 +129,7 @@ class Reader:
 
     def clear(self) -> None:
         """Forget what has come: nothing of it is read any more."""
+        self._piece = b''
         self._buffer.clear()
 
     def guess(self) -> httputil.RequestStartLine:
@@ -169,7 +174,11 @@ class Reader:
     def _read_length(self) -> bytes | End | None:
         if not self._left:
             return self._ended()
-        return self._some() or None
+        if not self._piece:
+            return self._some() or None
+        piece, self._piece = self._piece, b''
+        self._left -= len(piece)
+        return piece
 
     def _some(self) -> bytes:
         """Return what is there of what is left."""
