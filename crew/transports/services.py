@@ -25,8 +25,8 @@ __all__ = ['AsyncioServices']
 # RFC 8446 §5.1, §6: the record with which a TLS server turns down what is not TLS. No AMQP answer begins so.
 TLS_ALERT = b'\x15\x03'
 
-#: The most that is read at once, in bytes.
-READ = 256 * 1024
+#: The most that is read at once, in bytes: also a message with all that a front reads at once of a body, and its head.
+READ = 320 * 1024
 
 #: How many turns of the loop the end of a connection that was never made may take.
 CLOSED_WITHIN = 10
