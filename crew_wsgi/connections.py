@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
 
     # For exchanges
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write bytes; nothing happens if the connection is closed."""
         if not self.closed:
             self._transport.write(data)
@@ -562,7 +562,7 @@ class Exchange:
         self._answer.closes = self._answer.closes or closes
         self.connection.write(self._answer.head(code, reason, headers, chunk, added))
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Write more of the body."""
         assert self._answer is not None
         try:

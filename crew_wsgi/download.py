@@ -181,7 +181,7 @@ class Download:
             if len(piece) > PIECE:
                 self._rest.appendleft(piece[PIECE:])
                 piece = piece[:PIECE]
-            self._exchange.write(bytes(piece))
+            self._exchange.write(piece)
             self.written += len(piece)
             self._credit(len(piece))
         self._owner.mind_clock()

@@ -101,11 +101,13 @@ class Reader:
         max_head: the longest request line and header section together, in bytes.
     """
 
-    __slots__ = ('_buffer', '_extensions', '_left', '_max_head', '_seen', '_state', '_total', '_within')
+    __slots__ = ('_buffer', '_extensions', '_left', '_max_head', '_piece', '_seen', '_state', '_total', '_within')
 
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
         self._buffer = bytearray()
+        # What comes before the buffer: a part of a body that needs no look at.
+        self._piece = b''
         self._seen = 0
         self._state: Callable[[], Event | None] = self._read_head
         self._left = 0
@@ -115,12 +117,14 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
+        if self._left and not self._buffer and not self._piece and self._state == self._read_length:
+            self._piece, data = data[: self._left], data[self._left :]
         self._buffer += data
 
     @property
     def size(self) -> int:
         """How many bytes have come and are not read yet."""
-        return len(self._buffer)
+        return len(self._piece) + len(self._buffer)
 
     @property
     def begun(self) -> bool:
@@ -140,6 +144,7 @@ class Reader:
 
     def clear(self) -> None:
         """Forget what has come: nothing of it is read any more."""
+        self._piece = b''
         self._buffer.clear()
 
     def guess(self) -> httputil.RequestStartLine:
@@ -179,11 +184,17 @@ class Reader:
     def _read_length(self) -> bytes | End | None:
         if not self._left:
             return self._ended()
-        return self._some() or None
+        if not self._piece:
+            return self._some() or None
+        piece, self._piece = self._piece, b''
+        self._left -= len(piece)
+        return piece
 
     def _some(self) -> bytes:
         """Return what is there of what is left."""
-        data = bytes(self._buffer[: self._left])
+        # Of a view: a slice would be one copy more.
+        with memoryview(self._buffer) as view:
+            data = bytes(view[: self._left])
         del self._buffer[: self._left]
         self._left -= len(data)
         return data
@@ -308,9 +319,9 @@ class Answer:
         # Other characters are nobody's business; RFC 9112 §4 lets a client ignore the phrase anyway.
         phrase = reason if reason.isascii() else ''
         head = f'HTTP/1.1 {code} {phrase}\r\n{headers.lines}{added}{ours}\r\n'
-        return head.encode('latin-1') + self.piece(chunk)
+        return b''.join((head.encode('latin-1'), self.piece(chunk)))
 
-    def piece(self, chunk: bytes) -> bytes:
+    def piece(self, chunk: bytes | memoryview) -> bytes | memoryview:
         """Return more of the body.
 
         Raises:
@@ -320,7 +331,7 @@ class Answer:
             self._remaining -= len(chunk)
             if self._remaining < 0:
                 raise httputil.HTTPOutputError('more bytes than Content-Length were written')
-        return b'%x\r\n%b\r\n' % (len(chunk), chunk) if self._chunked and chunk else chunk
+        return b''.join((b'%x\r\n' % len(chunk), chunk, b'\r\n')) if self._chunked and chunk else chunk
 
     def end(self) -> bytes:
         """Return what ends the body.

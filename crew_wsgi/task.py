@@ -84,6 +84,12 @@ class _Body(io.RawIOBase):
         deadlines.enter(self._run.timeout)
         return size
 
+    def readall(self) -> bytes:
+        """Read all that is still to come; see :class:`crew.worker.bodies.Input`."""
+        data = self._body.readall()
+        deadlines.enter(self._run.timeout)
+        return data
+
 
 class _Answer:
     """A response that leaves in parts: the ``Stream`` of :mod:`crew_wsgi.gateway`."""

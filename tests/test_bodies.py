@@ -180,6 +180,51 @@ def test_who_reads_to_the_end_says_so_all_the_time() -> None:
     assert [credit for credit in credits if credit] != []
 
 
+def test_who_reads_on_before_it_is_heard_says_so_once() -> None:
+    body = Wanting()
+    body.input.receiver.consumed(0)
+    body.input.feed(chunk(0, bytes(WINDOW)))
+    for _ in range(128):
+        body.input.read(WINDOW // 128)
+    assert body.wants.get_nowait()[0] > WINDOW // 2 and body.wants.empty()
+    # Who needs what was asked for asks again.
+    reading = in_thread(lambda: body.input.read(1))
+    assert body.await_want() == WINDOW
+    body.input.feed(chunk(WINDOW, b'x', last=True))
+    assert reading.result(10) == b'x'
+
+
+def test_all_is_read_piece_by_piece_as_it_comes() -> None:
+    body = Wanting()
+    body.input.prepend(b'-')
+    reading = in_thread(body.input.readall)
+    at = body.await_want()
+    for _ in range(40):
+        body.input.feed(chunk(at, bytes(100_000)))
+        at += 100_000
+        body.await_want()
+    body.input.feed(chunk(at, last=True))
+    assert reading.result(10) == b'-' + bytes(at)
+    assert body.input.readall() == b''
+
+
+def test_all_is_what_is_left() -> None:
+    body = Wanting()
+    body.input.receiver.consumed(0)
+    body.input.feed(chunk(0, b'abcdefgh', last=True))
+    reader = io.BufferedReader(body.input, 4)
+    assert (reader.read(1), reader.read(), reader.read()) == (b'a', b'bcdefgh', b'')
+
+
+def test_all_is_not_what_came_before_a_failure() -> None:
+    body = Wanting()
+    body.input.receiver.consumed(0)
+    body.input.feed(chunk(0, b'abc'))
+    body.input.fail(GONE)
+    with pytest.raises(OSError, match='will not come: the caller is gone'):
+        body.input.readall()
+
+
 # Output
 
 

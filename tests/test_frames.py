@@ -22,11 +22,14 @@ from crew.envelope import Envelope
 from crew.messages import Accept, Call, Chunk, Credit, Message, Reply, Returned
 from crew.transports import asyncio as transport
 from crew.transports.base import Delivery
-from crew.transports.frames import decode_delivery, encode_ack, encode_content, encode_publish, frame_size
+from crew.transports.frames import decode_delivery, encode_ack, encode_content, encode_publish, frame_size, is_awaited
 from crew.transports.services import AsyncioServices
+from crew.transports.unread import Unread
 
 BODY_MAX = 100
 FRAME_MAX = 131072
+#: How much is read at once. Less than some messages have, so that not all can be waited for.
+ROOM = 256
 TAG = 'ctag1.known'
 
 MESSAGES: list[Message] = [
@@ -157,7 +160,7 @@ def test_an_ack_is_what_pika_would_send(channel: int, tag: int, multiple: bool) 
 def test_what_crew_sends_is_read_in_one_go(message: Message) -> None:
     envelope = codec.encode(message)
     data = b''.join(delivery(envelope, 5, redelivered=True))
-    read = decode_delivery(b'xyz' + data + b'more', 3)
+    read = decode_delivery(b'xyz' + data + b'more', 3, len(data) + 7)
     assert read is not None
     assert (read.channel, read.consumer_tag, read.tag, read.redelivered) == (1, TAG, 5, True)
     assert read.envelope == envelope
@@ -167,20 +170,104 @@ def test_what_crew_sends_is_read_in_one_go(message: Message) -> None:
 @pytest.mark.parametrize('message', MESSAGES, ids=lambda message: type(message).__name__)
 def test_what_is_not_whole_is_not_taken(message: Message) -> None:
     data = b''.join(delivery(codec.encode(message)))
-    assert all(decode_delivery(data[:length], 0) is None for length in range(len(data)))
+    assert all(decode_delivery(data[:length], 0, length) is None for length in range(len(data)))
+    # What lies behind is left from before, be it the very same.
+    assert all(decode_delivery(data, 0, length) is None for length in range(len(data)))
 
 
 def test_the_size_of_a_frame_is_known_when_it_is_whole() -> None:
     heartbeat = frame.Heartbeat().marshal()
-    assert [frame_size(heartbeat[:length], 0, 4096) for length in range(9)] == [0] * 8 + [8]
-    assert frame_size(b'AMQP\0\0\x09\x01', 0, 4096) == 8
-    assert frame_size(b'AMQP\0\0\x09', 0, 4096) == 0
+    assert [frame_size(heartbeat, 0, length, 4096) for length in range(9)] == [0] * 8 + [8]
+    assert frame_size(b'AMQP\0\0\x09\x01', 0, 8, 4096) == 8
+    assert frame_size(b'AMQP\0\0\x09\x01', 0, 7, 4096) == 0
 
 
 @pytest.mark.parametrize('head', [b'HTTP/1.1', b'\x01\x00\x01\xff\xff\xff\xff'])
 def test_a_frame_that_cannot_be_is_not_waited_for(head: bytes) -> None:
     with pytest.raises(exceptions.InvalidFrameError):
-        frame_size(head, 0, FRAME_MAX)
+        frame_size(head, 0, len(head), FRAME_MAX)
+
+
+# Waiting for the rest of a delivery
+
+LONG = delivery(replace(codec.encode(MESSAGES[6]), body=b'x' * 90))
+
+
+def awaited(frames: list[bytes], stop: int | None = None, room: int = 1024) -> bool:
+    data = b''.join(frames)
+    return is_awaited(data.ljust(room, b'\xff'), 0, len(data) if stop is None else stop)
+
+
+def test_a_delivery_is_waited_for_until_it_is_whole() -> None:
+    size, method = len(b''.join(LONG)), len(LONG[0])
+    # Before the first frame is whole nobody could take it for anything else.
+    assert all(awaited(LONG, stop) for stop in range(method, size))
+    assert not awaited(LONG) and not awaited([*LONG, b'more'])
+
+
+@pytest.mark.parametrize('bodies', [[], [b'x']])
+def test_a_short_delivery_is_not_waited_for_when_it_is_whole(bodies: list[bytes]) -> None:
+    frames = delivery(Envelope(body=b''.join(bodies)))
+    assert awaited(frames[:1]) and awaited(frames[:2]) == bool(bodies) and not awaited(frames)
+
+
+def test_what_is_longer_than_the_room_is_not_waited_for() -> None:
+    size = len(b''.join(LONG))
+    assert awaited(LONG[:-1], room=size) and not awaited(LONG[:-1], room=size - 1)
+    # Frames of a byte, so that there are many: room is never made for the sake of waiting.
+    tiny = content(spec.Basic.Deliver(TAG, 1, False, '', ''), spec.BasicProperties(), b'x' * 90, step=1)
+    data = b''.join(tiny)
+    assert not any(is_awaited(data[:stop], 0, stop) for stop in range(len(data)))
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        frame.Heartbeat().marshal(),
+        frame.Method(1, spec.Basic.Ack(1)).marshal(),
+        delivery(Envelope(), channel=2)[0],
+        frame.Body(2, b'x' * 40).marshal(),
+        frame.Body(1, b'').marshal(),
+        frame.Body(1, b'x' * 91).marshal(),
+    ],
+)
+def test_nothing_is_kept_from_its_reader_by_waiting(other: bytes) -> None:
+    assert not awaited([*LONG[:2], other]) and not awaited([*LONG[:3], other])
+    assert not awaited([LONG[0], other.ljust(30)])
+    assert not awaited([other, *LONG])
+
+
+def test_a_method_frame_that_no_delivery_has_is_not_waited_for() -> None:
+    assert not awaited([struct.pack('>BHLL', 1, 1, 5000, 60 << 16 | 60) + bytes(4996) + b'\xce'], room=9000)
+
+
+# What is not understood
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(0, 100)), max_size=30), st.integers(1, 20))
+def test_nothing_is_lost_before_it_is_understood(reads: list[tuple[bytes, int]], size: int) -> None:
+    unread, left = Unread(size), b''
+    for data, understood in reads:
+        room = unread.room()
+        assert room
+        room[: len(data)] = data[: len(room)]
+        unread.take(len(data[: len(room)]))
+        left += data[: len(room)]
+        assert unread.copy(unread.begin, unread.end) == left
+        left = left[understood:]
+        unread.understand(min(unread.begin + understood, unread.end))
+    assert unread.copy(unread.begin, unread.end) == left
+
+
+def test_room_is_made_only_for_what_needs_it() -> None:
+    unread = Unread(100)
+    for _ in range(50):
+        unread.take(len(unread.room()))
+        unread.understand(unread.end - 99)
+    assert len(unread.data) == 100
+    unread.room()
+    unread.take(1)
+    assert len(unread.room()) == 100 and len(unread.data) == 200
 
 
 # Beside pika: the same bytes, read by its own loop and by ours
@@ -249,19 +336,37 @@ class Ours(transport._Dialled):
 
     def read(self, pieces: list[bytes]) -> list[Any]:
         """Read; return all that was to be seen of it."""
+        unread = Unread(ROOM)
         try:
             for piece in pieces:
-                self._on_data_available(piece)
+                while piece:
+                    room = unread.room()
+                    now = piece[: len(room)]
+                    room[: len(now)] = now
+                    unread.take(len(now))
+                    piece = piece[len(now) :]
+                    self._on_data_available(unread)
+            came = self.bytes_received
+            # Of what is waited for pika would have read the whole frames.
+            left = unread.copy(unread.begin, unread.end)
+            PikaConnection._on_data_available(self, left)
         except Exception as error:
             return [*self.events, repr(error)]
-        return [*self.events, (self.bytes_received, self.frames_received, self._frame_buffer)]
+        return [*self.events, (came, self.frames_received, self._frame_buffer)]
 
 
 class Theirs(Ours):
     """The same with pika's own loop."""
 
-    def _on_data_available(self, data_in: bytes) -> None:
-        PikaConnection._on_data_available(self, data_in)
+    def read(self, pieces: list[bytes]) -> list[Any]:
+        """Read; return all that was to be seen of it."""
+        try:
+            for piece in pieces:
+                PikaConnection._on_data_available(self, piece)
+        except Exception as error:
+            return [*self.events, repr(error)]
+        came = self.bytes_received + len(self._frame_buffer)
+        return [*self.events, (came, self.frames_received, self._frame_buffer)]
 
 
 @pytest.fixture(scope='module')
@@ -439,6 +544,7 @@ def test_frames_out_of_order_come_to_the_same_as_with_pika(
 )
 def test_other_types_are_read_by_pika(loop: asyncio.AbstractEventLoop, table: dict[str, Any]) -> None:
     frames = delivery(Envelope(body=b'x', headers=table))
-    assert decode_delivery(b''.join(frames), 0) is None
+    data = b''.join(frames)
+    assert decode_delivery(data, 0, len(data)) is None
     ours = Ours(loop)
     assert ours.read(frames)[0][1].headers == table

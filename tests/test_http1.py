@@ -84,6 +84,32 @@ def test_requests_behind_each_other_are_read_one_by_one(requests: list[bytes], a
     assert read_all(cut(b''.join(requests), at)) == [event for one in requests for event in read_all([one])]
 
 
+@given(st.binary(max_size=300), st.lists(st.integers(0, 400), max_size=9), st.lists(st.booleans(), min_size=10))
+def test_a_body_that_is_not_read_yet_stays_in_order(body: bytes, at: list[int], reads: list[bool]) -> None:
+    head = b'POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n' % len(body)
+    reader = Reader(MAX_HEAD)
+    reader.feed(head)
+    assert isinstance(reader.read(), Head)
+    read, fed, ended = b'', 0, False
+    for piece, now in zip(cut(body + GET, at), reads, strict=False):
+        reader.feed(piece)
+        fed += len(piece)
+        assert reader.size == fed - len(read)
+        if now and not ended and (event := reader.read()) is not None:
+            read += event if isinstance(event, bytes) else b''
+            ended = event is END
+    while not ended:
+        event = reader.read()
+        if event is None:
+            break
+        read += event if isinstance(event, bytes) else b''
+        ended = event is END
+    assert (read + body[len(read) :] == body) and reader.size == fed - len(read)
+    assert ended == (fed >= len(body))
+    reader.clear()
+    assert reader.size == 0
+
+
 @given(st.binary(max_size=3_000), st.lists(st.integers(0, 5000), max_size=6), st.lists(st.integers(1, 900), max_size=9))
 def test_a_body_arrives_as_it_was_sent_whatever_its_chunks(body: bytes, at: list[int], sizes: list[int]) -> None:
     places = [0]

@@ -45,10 +45,12 @@ from crew.transports.frames import (
     encode_content,
     encode_publish,
     frame_size,
+    is_awaited,
     undecodable_header,
 )
 from crew.transports.pulse import Pulse
 from crew.transports.services import AsyncioServices
+from crew.transports.unread import Unread
 
 __all__ = ['AsyncioChannel', 'AsyncioConnection', 'dial', 'parameters']
 
@@ -176,31 +178,32 @@ class _Dialled(PikaConnection):  # type: ignore[misc]
         self._acks: dict[int, Acks] = {}
         super().__init__(*args, **kwargs)
 
-    def _on_data_available(self, data_in: bytes) -> None:
+    def _on_data_available(self, data_in: Unread) -> None:
         """Read frames: whole deliveries at once (``frames``), all others one by one, as pika does.
 
-        Its state is left as if it had read all of them, for it may have to read the next one.
+        A delivery of which more is to come is waited for: pika makes objects of what there is of it, to no end. Pika's
+        state is left as if it had read all that is taken, for it may have to read the next one.
         """
-        data = self._frame_buffer + data_in if self._frame_buffer else data_in
-        offset, end = 0, len(data)
+        data, offset, end = data_in.data, data_in.begin, data_in.end
+        # Now, and not when it is whole: by this pika knows that the broker is alive.
+        self.bytes_received = data_in.total
         while offset < end:
-            delivered = decode_delivery(data, offset)
+            delivered = decode_delivery(data, offset, end)
             consumer = None if delivered is None else self._consumer_of(delivered)
             if delivered is None or consumer is None:
-                size = frame_size(data, offset, self.params.frame_max)
-                if not size:
+                size = frame_size(data, offset, end, self.params.frame_max)
+                if not size or (delivered is None and is_awaited(data, offset, end)):
                     break
-                self._frame_buffer = data[offset : offset + size]
+                self._frame_buffer = data_in.copy(offset, offset + size)
                 offset += size
                 _, frame = self._read_frame()
-                self.bytes_received += size
+                self._frame_buffer = b''
                 self._process_frame(frame)
             else:
-                self.bytes_received += delivered.end - offset
                 self.frames_received += delivered.frames
                 offset = delivered.end
                 consumer.take(delivered.envelope, delivered.tag, delivered.redelivered)
-        self._frame_buffer = data[offset:]
+        data_in.understand(offset)
 
     def _consumer_of(self, delivered: Delivered) -> '_Consumer | None':
         """Return who gets a delivery; None where pika has to decide, or has begun to read a message on that channel."""

@@ -24,6 +24,7 @@ __all__ = [
     'encode_content',
     'encode_publish',
     'frame_size',
+    'is_awaited',
     'undecodable_header',
 ]
 
@@ -76,6 +77,12 @@ _UNKNOWN = 1 << 1 | 1
 
 _PERSISTENT = 2
 
+#: The largest *basic.deliver* (§1.8.3.14): a number, a tag and bits besides three short strings.
+MAX_DELIVER = 4 + 8 + 1 + 3 * (1 + MAX_SHORT_STRING)
+
+#: Below it a second copy of a body costs less than a view of it.
+SMALL = 4096
+
 # §4.2.5.5, as RabbitMQ has it: the field values that crew sends.
 _FIELD_STRING = ord('S')
 _FIELD_INTEGER = ord('I')
@@ -108,19 +115,20 @@ class Delivered(NamedTuple):
 # Reading
 
 
-def frame_size(data: bytes, offset: int, frame_max: int) -> int:
+def frame_size(data: bytes | bytearray, offset: int, stop: int, frame_max: int) -> int:
     """Return how many bytes the frame at ``offset`` has; 0 if not all of it has come.
 
     Args:
         data: what was read.
         offset: where the frame begins.
+        stop: where what was read ends.
         frame_max: the largest frame that was agreed on, 0 for any.
 
     Raises:
         InvalidFrameError: it is so large that there can be no such frame (§4.2.3), and waiting for it has no end.
     """
-    left = len(data) - offset
-    if data.startswith(_PROTOCOL_HEADER, offset):
+    left = stop - offset
+    if data.startswith(_PROTOCOL_HEADER, offset, stop):
         return 8 if left >= 8 else 0
     if left < _FRAME.size:
         return 0
@@ -147,12 +155,44 @@ def undecodable_header(data: bytes) -> tuple[int, int, int] | None:
     return channel, body_size, end
 
 
-def decode_delivery(data: bytes, offset: int) -> Delivered | None:
+def is_awaited(data: bytes | bytearray, offset: int, stop: int) -> bool:
+    """Return whether a delivery begins at ``offset`` that is in order so far, and of which more is to come.
+
+    Args:
+        data: what was read, and room for as much as is worth waiting for.
+        offset: where a frame begins.
+        stop: where what was read ends.
+    """
+    if stop - offset < _METHOD_FRAME.size:
+        return False
+    kind, channel, size, method = _METHOD_FRAME.unpack_from(data, offset)
+    at: int = offset + size + 8
+    if method != _DELIVER or kind != METHOD or size > MAX_DELIVER:
+        return False
+    if stop - at < _HEADER_FRAME.size:
+        return at + _HEADER_FRAME.size - offset <= len(data)
+    left: int
+    kind, number, size, basic, _, left, _ = _HEADER_FRAME.unpack_from(data, at)
+    at += size + 8
+    if kind != HEADER or number != channel or basic != _BASIC:
+        return False
+    while left and stop - at >= _FRAME.size:
+        kind, number, size = _FRAME.unpack_from(data, at)
+        if kind != BODY or number != channel or not 0 < size <= left:
+            return False
+        at += size + 8
+        left -= size
+    # The rest of the body has at least one frame more.
+    return (at > stop or left > 0) and at + left + _FRAME.size + 1 - offset <= len(data)
+
+
+def decode_delivery(data: bytes | bytearray, offset: int, stop: int) -> Delivered | None:
     """Return the delivery that begins at ``offset``.
 
     Args:
         data: what was read.
         offset: where a frame begins.
+        stop: where what was read ends.
 
     Returns:
         None if it is no delivery, is not all there, or is anything else than usual: then it is pika's.
@@ -163,10 +203,10 @@ def decode_delivery(data: bytes, offset: int) -> Delivered | None:
             return None
         at = offset + 11
         next_frame = offset + size + 8
-        stop = at + 1 + data[at]
-        consumer_tag = data[at + 1 : stop].decode()
-        tag, bits = _DELIVERY.unpack_from(data, stop)
-        at = stop + 9
+        after = at + 1 + data[at]
+        consumer_tag = data[at + 1 : after].decode()
+        tag, bits = _DELIVERY.unpack_from(data, after)
+        at = after + 9
         at += 1 + data[at]  # the exchange
         at += 1 + data[at]  # the routing key
         if at + 1 != next_frame or data[at] != END:
@@ -175,25 +215,26 @@ def decode_delivery(data: bytes, offset: int) -> Delivered | None:
         if kind != HEADER or number != channel or basic != _BASIC or flags & _UNKNOWN:
             return None
         at = next_frame + _HEADER_FRAME.size
-        stop = next_frame + _FRAME.size + size
-        if data[stop] != END:
+        after = next_frame + _FRAME.size + size
+        if after >= stop or data[after] != END:
             return None
-        body, end, frames = b'', stop + 1, 2
+        body, end, frames = b'', after + 1, 2
         if body_size:
             kind, number, size = _FRAME.unpack_from(data, end)
             begin = end + _FRAME.size
             end = begin + size
-            if kind != BODY or number != channel or data[end] != END:
+            if kind != BODY or number != channel or end >= stop or data[end] != END:
                 return None
-            body = data[begin:end]
+            # Of a view: a slice of a bytearray would be one copy more.
+            body = bytes(data[begin:end]) if size < SMALL else memoryview(data)[begin:end].tobytes()
             end += 1
             frames = 3
             if size != body_size:
                 if size > body_size:
                     return None
-                body, end, more = _decode_rest(data, end, channel, body, body_size)
+                body, end, more = _decode_rest(data, end, stop, channel, body, body_size)
                 frames += more
-        envelope = _decode_properties(data, at, stop, flags, body)
+        envelope = _decode_properties(data, at, after, flags, body)
     except (IndexError, StructError, UnicodeDecodeError):
         # Not all there, or not what it says. Text that is not UTF-8 pika has words for.
         return None
@@ -202,16 +243,19 @@ def decode_delivery(data: bytes, offset: int) -> Delivered | None:
     return Delivered(channel, consumer_tag, tag, bits & 1 != 0, envelope, end, frames)
 
 
-def _decode_rest(data: bytes, at: int, channel: int, first: bytes, body_size: int) -> tuple[bytes, int, int]:
+def _decode_rest(
+    data: bytes | bytearray, at: int, stop: int, channel: int, first: bytes, body_size: int
+) -> tuple[bytes, int, int]:
     """Return a body of several frames, where it ends, and how many there were after the first."""
-    pieces, left = [first], body_size - len(first)
+    pieces: list[bytes | memoryview] = [first]
+    left, view = body_size - len(first), memoryview(data)
     while left > 0:
         kind, number, size = _FRAME.unpack_from(data, at)
         begin = at + _FRAME.size
         at = begin + size
-        if kind != BODY or number != channel or data[at] != END:
+        if kind != BODY or number != channel or at >= stop or data[at] != END:
             raise IndexError('another frame')
-        pieces.append(data[begin:at])
+        pieces.append(view[begin:at])
         at += 1
         left -= size
     if left:
@@ -219,7 +263,7 @@ def _decode_rest(data: bytes, at: int, channel: int, first: bytes, body_size: in
     return b''.join(pieces), at, len(pieces) - 1
 
 
-def _decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) -> Envelope | None:
+def _decode_properties(data: bytes | bytearray, at: int, end: int, flags: int, body: bytes) -> Envelope | None:
     # Short strings are read in place: with a function for them, all of a call takes an eighth longer to decode.
     content_type = content_encoding = correlation_id = reply_to = type = ''
     headers: dict[str, Any] = {}
@@ -289,7 +333,7 @@ def _decode_properties(data: bytes, at: int, end: int, flags: int, body: bytes) 
     )
 
 
-def _decode_table(data: bytes, at: int, end: int, table: dict[str, Any]) -> bool:
+def _decode_table(data: bytes | bytearray, at: int, end: int, table: dict[str, Any]) -> bool:
     """Fill ``table``; return False if a value is of a type that only pika reads, or the sizes do not fit."""
     while at < end:
         stop = at + 1 + data[at]

@@ -18,14 +18,15 @@ from typing import Any
 from pika.adapters.utils import nbio_interface
 
 from crew.transports.tls import SpeaksTls
+from crew.transports.unread import Unread
 
 __all__ = ['AsyncioServices']
 
 # RFC 8446 §5.1, §6: the record with which a TLS server turns down what is not TLS. No AMQP answer begins so.
 TLS_ALERT = b'\x15\x03'
 
-#: The most that is read at once, in bytes.
-READ = 256 * 1024
+#: The most that is read at once, in bytes: also a message with all that a front reads at once of a body, and its head.
+READ = 320 * 1024
 
 #: How many turns of the loop the end of a connection that was never made may take.
 CLOSED_WITHIN = 10
@@ -187,7 +188,7 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         # One for all reads: asyncio would map and unmap 256 KiB for each, however little comes.
-        self._buffer = memoryview(bytearray(READ))
+        self._unread = Unread(READ)
         self._pending: list[bytes | memoryview] = []
         self._late: list[Callable[[], None]] = []
         self._flushing = False
@@ -208,16 +209,16 @@ class _Stream(asyncio.BufferedProtocol, nbio_interface.AbstractStreamTransport):
         self._protocol.connection_made(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self._unread.room()
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
+        self._unread.take(nbytes)
         first, self.heard = self.heard == -math.inf, self._loop.time()
-        if first and data.startswith(TLS_ALERT):
+        if first and self._unread.data.startswith(TLS_ALERT):
             self.cut(SpeaksTls('the peer speaks TLS'))
             return
         try:
-            self._protocol.data_received(data)
+            self._protocol.data_received(self._unread)
         except Exception as error:
             # Bytes that are not AMQP: what follows cannot be understood either.
             self.cut(error)

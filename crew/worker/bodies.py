@@ -43,6 +43,8 @@ class Input(io.RawIOBase):
         self._signal = signal
         self._want = want
         self._read = 0
+        # The credit that was asked for.
+        self._asked = 0
         self._whole = False
         self._error: Exception | None = None
 
@@ -64,17 +66,8 @@ class Input(io.RawIOBase):
         Raises:
             OSError: the rest will not come: the client is gone.
         """
-        while True:
-            # Looked at before the pieces are: if the end has come by now, so have they.
-            whole, error = self._whole, self._error
-            if self._pieces:
-                break
-            if whole:
-                return 0
-            if error is not None:
-                raise OSError(f'the rest of the body will not come: {error}') from error
-            self._want(self._read, True)
-            self._signal.wait()
+        if not self._await():
+            return 0
         piece = self._pieces[0]
         size = min(len(piece), len(buffer))
         buffer[:size] = piece[:size]
@@ -82,11 +75,44 @@ class Input(io.RawIOBase):
             self._pieces.popleft()
         else:
             self._pieces[0] = piece[size:]
-        self._read += size
-        # When all has come, too: whoever reads makes progress, and its caller should know.
-        if self.receiver.credit - self._read < WINDOW // 2:
-            self._want(self._read, False)
+        self._count(size)
         return size
+
+    def readall(self) -> bytes:
+        """Read all that is still to come: piece by piece as it comes, and not in small parts as :mod:`io` would.
+
+        Raises:
+            OSError: the rest will not come: the client is gone.
+        """
+        read: list[memoryview] = []
+        while self._await():
+            piece = self._pieces.popleft()
+            read.append(piece)
+            self._count(len(piece))
+        return b''.join(read)
+
+    def _await(self) -> bool:
+        """Wait until there is something; return False at the end."""
+        while True:
+            # Looked at before the pieces are: if the end has come by now, so have they.
+            whole, error = self._whole, self._error
+            if self._pieces:
+                return True
+            if whole:
+                return False
+            if error is not None:
+                raise OSError(f'the rest of the body will not come: {error}') from error
+            self._want(self._read, True)
+            self._signal.wait()
+
+    def _count(self, size: int) -> None:
+        """Take note that so much was read."""
+        self._read += size
+        # When all has come, too: whoever reads makes progress, and its caller should know. But once: until it is heard,
+        # much may be read, and each word wakes the other thread.
+        if max(self.receiver.credit, self._asked) - self._read < WINDOW // 2:
+            self._asked = self._read + WINDOW
+            self._want(self._read, False)
 
     # In the connection's thread
 

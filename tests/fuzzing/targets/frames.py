@@ -47,7 +47,7 @@ def _read_at_once(head: bytes, body: bytes) -> Envelope | None:
     if body:
         frames += Body(1, body).marshal()
     with quick():
-        delivered = decode_delivery(frames + b'more', 0)
+        delivered = decode_delivery(frames + b'more', 0, len(frames) + 4)
     assert delivered is None or delivered.end == len(frames)
     return None if delivered is None else delivered.envelope
 
