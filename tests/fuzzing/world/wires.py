@@ -87,12 +87,20 @@ class Wires(MemoryBroker):
 
     def _carry(self, channel: BrokerChannel, operation: Callable[[], None]) -> None:
         way = self._way.get(channel.connection)
-        if way or channel.connection in self.held:
+        # While it has an alarm, a broker reads nothing that comes behind a message: no ack overtakes a reply.
+        if way or channel.connection in self.held or channel.connection._blocked:
             self._way.setdefault(channel.connection, deque()).append(operation)
         else:
             operation()
 
     # The wires
+
+    def clear_alarm(self) -> None:
+        """Read on."""
+        super().clear_alarm()
+        for connection in list(self._way):
+            if connection not in self.held:
+                self.arrive(connection)
 
     def arrive(self, connection: BrokerConnection, most: int = 1_000_000) -> None:
         """Let the first of what is on its way arrive."""
