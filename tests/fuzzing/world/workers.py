@@ -22,7 +22,8 @@ from tests.fuzzing.world.loops import Clock, Loop
 __all__ = ['CONTENT', 'Job', 'Play', 'Worker']
 
 #: All long bodies are pieces of this, so that what is read can be told from what is not.
-CONTENT = bytes(at * at % 251 for at in range(4093)) * 1024
+#: As much as the longest answer, four pieces of the largest.
+CONTENT = bytes(at * at % 251 for at in range(4093)) * 1280
 
 #: By how much the consumer may be late to see that a run is not short: its alarms may ring a moment late.
 LATE = 0.003
