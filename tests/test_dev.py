@@ -107,9 +107,11 @@ def test_a_node_that_dies_is_started_again(dev: type[Dev], tmp_path: Path) -> No
     console = dev('app:app', '--app-dir', str(EXAMPLE))
     console.await_page('/worker.json', 200, 'pid')
     for process in Path('/proc').glob('[0-9]*'):
-        command = (process / 'cmdline').read_bytes() if process.exists() else b''
-        if b'beam.smp' in command and str(tmp_path).encode() in command:
-            os.kill(int(process.name), signal.SIGKILL)
+        # Others come and go meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            command = (process / 'cmdline').read_bytes()
+            if b'beam.smp' in command and str(tmp_path).encode() in command:
+                os.kill(int(process.name), signal.SIGKILL)
     console.await_log('the RabbitMQ node has died')
     console.await_page('/worker.json', 200, 'pid')
     # A hard end leaves nothing either.

@@ -593,7 +593,8 @@ class World:
     def hangs(job: Job) -> bool:
         """Return whether a task may take long still: one that nobody waits for writes until its time is over, too."""
         play = job.play
-        return bool(play.works > 10 or not play.obeys or play.reads or job.left or job.writing)
+        slow = max(play.works, play.pause) > 10
+        return bool(slow or not play.obeys or play.reads or job.left or job.writing)
 
     def close(self) -> None:
         """Let everybody end, and fail if anything is left over."""
