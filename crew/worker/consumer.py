@@ -213,7 +213,7 @@ class Consumer:
 
     async def _begin_consuming(self, queue: _Queue, prefetch: int, priority: int = 0) -> str:
         # All on one channel, or what was sent first could arrive last.
-        on_delivery = partial(self._arrived, queue=queue)
+        on_delivery = partial(self._arrived, queue)
         return await queue.channel.consume(queue.name, on_delivery, prefetch=prefetch, priority=priority)
 
     @staticmethod
@@ -236,7 +236,7 @@ class Consumer:
 
     # From the broker
 
-    def _arrived(self, delivery: Delivery, queue: _Queue) -> None:
+    def _arrived(self, queue: _Queue, delivery: Delivery) -> None:
         try:
             call = codec.decode(delivery.envelope)
             if not isinstance(call, Call):
@@ -324,15 +324,29 @@ class Consumer:
     # Carrying out what was decided
 
     def _do(self, actions: list[Action]) -> None:
-        unstarted = [action.held for action in actions if isinstance(action, GiveBack)]
+        # Those queues are asked first: acked before, the one that was served last would be served next again.
+        resumes = bool(self._paused) and self._deliveries.has_room
+        acks: list[Ack] = []
+        unstarted: list[Held] = []
+        for action in actions:
+            if isinstance(action, Publish):
+                self._publish(action)
+            elif isinstance(action, Ack):
+                if resumes:
+                    acks.append(action)
+                else:
+                    delivery = action.held.delivery
+                    delivery.channel.ack(delivery.tag)
+            elif isinstance(action, Start):
+                self._start(action.held)
+            elif isinstance(action, GiveBack):
+                unstarted.append(action.held)
+            else:
+                self._carry_out(action)
         if unstarted:
             self._spawn(self._pause(unstarted))
-        if self._paused and self._deliveries.has_room:
-            # Those queues are asked first: acked before, the one that was served last would be served next again.
-            self._spawn(self._resume([action for action in actions if isinstance(action, Ack)]))
-            actions = [action for action in actions if not isinstance(action, Ack)]
-        for action in actions:
-            self._carry_out(action)
+        if resumes:
+            self._spawn(self._resume(acks))
         if self._ending and not self._deliveries.busy:
             self._idle.set()
         due = self._deliveries.next_deadline()
@@ -349,13 +363,7 @@ class Consumer:
             self._spawn(self._look())
             return
         held = action.held
-        if isinstance(action, Publish):
-            self._publish(action)
-        elif isinstance(action, Ack):
-            held.delivery.channel.ack(held.delivery.tag)
-        elif isinstance(action, Start):
-            self._start(held)
-        elif isinstance(action, AckEarly):
+        if isinstance(action, AckEarly):
             self._spawn(self._ack_early(held))
         elif isinstance(action, Retract):
             self._retract()
