@@ -160,6 +160,7 @@ class _Flight(Generic[Waiter]):
     runs: int = 0
     counted: bool = False  # whether the delivery that is out now is among the runs
     returned: bool = False  # whether the delivery before was put back unstarted
+    put_off: bool = False  # whether a worker asks about the delivery that is out, and is to be told that it is too late
     timeout: float = 0.0  # of a run, as the worker says
     streaming: bool = False  # whether a part of the answer has come
     spent: bool = False  # whether more of the body may have gone to a worker
@@ -315,7 +316,7 @@ class Calls(Generic[Waiter]):
                 actions += self._settle(correlation_id, error)
                 continue
             self._leave(flight)
-            flight.sent = flight.running = flight.counted = flight.returned = False
+            flight.sent = flight.running = flight.counted = flight.returned = flight.put_off = False
             flight.ping = math.inf
             flight.deadline = now + flight.expiration
             self.hold(correlation_id, error, until=now + RECONNECTED_WITHIN)
@@ -473,11 +474,11 @@ class Calls(Generic[Waiter]):
         text = f'there is no queue {queue!r} at the broker: no worker has ever been there for it'
         return self._settle(correlation_id, Unroutable(text, expiration=flight.expiration))
 
-    def puts_off(self, accept: Accept) -> bool:
-        """Return whether a worker's question may be put off, for its answer is that the call is lost.
+    def put_off(self, accept: Accept) -> bool:
+        """Put a worker's question off if its answer is that the call is lost; return whether it is.
 
         What its worker gives back meanwhile is the delivery that it asks about. With that one nothing has begun; so it
-        must take back no run that began with another.
+        takes back no run that began with another.
         """
         flight = self._flights.get(accept.correlation_id)
         if flight is None or not accept.ask or flight.streaming or flight.spent:
@@ -485,8 +486,7 @@ class Calls(Generic[Waiter]):
         runs = flight.runs + (accept.redelivered and flight.unseen)
         if _allowed(runs, flight.idempotent or accept.idempotent):
             return False
-        flight.runs = runs
-        flight.counted, flight.returned = False, True
+        flight.put_off = True
         return True
 
     def _accepted(self, accept: Accept, now: float) -> list[Action[Waiter]]:
@@ -529,7 +529,7 @@ class Calls(Generic[Waiter]):
 
     def _put_back(self, correlation_id: str, now: float) -> None:
         flight = self._flights.get(correlation_id)
-        if flight is None:
+        if flight is None or flight.put_off:
             return
         flight.runs -= flight.counted
         flight.counted = False
@@ -552,7 +552,7 @@ class Calls(Generic[Waiter]):
             return [Republish(letter.queue, republish(letter, expiration=left, sent=wall))]
         if flight.running and self._may_run(flight):
             # It was with a worker that died, and its time in the queue is over: so it gets another.
-            flight.running = flight.counted = flight.returned = False
+            flight.running = flight.counted = flight.returned = flight.put_off = False
             flight.ping = math.inf
             flight.deadline = now + flight.expiration + QUEUE_GRACE
             self._watch(letter.correlation_id, flight.deadline)

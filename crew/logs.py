@@ -105,26 +105,42 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes lines to standard error; many of :func:`inform` at once, where somebody says when.
 
     Attributes:
-        later: has what it is given called soon. Until then, lines are collected.
+        process: the id of this process. Asked for with each line it would take as long as the line.
     """
+
+    process = os.getpid()
 
     def __init__(self, formatter: TextFormatter) -> None:
         super().__init__(sys.stderr)
         self.setFormatter(formatter)
-        self.later: Callable[[Callable[[], None]], object] | None = None
+        self._later: Callable[[Callable[[], None]], object] | None = None
         self._lines: list[str] = []
-        # Asked for once: with each line it would take as long as the line. Who forks sets up its own.
-        self._process = os.getpid()
+        self._asked = False
+
+    def collect(self, later: Callable[[Callable[[], None]], object]) -> None:
+        """Let lines of :func:`inform` leave together, from now on.
+
+        Args:
+            later: has what it is given called soon.
+        """
+        self.flush()
+        self._later, self._asked = later, False
 
     def put(self, name: str, message: str, fields: Callable[[], Mapping[str, object]]) -> None:
         """Write what a logger says now at level INFO."""
-        formatter = cast(TextFormatter, self.formatter)
-        lines = self._lines
-        lines.append(formatter.line(time.time(), 'INFO', self._process, name, message, fields))
-        if self.later is None:
+        line = cast(TextFormatter, self.formatter).line(time.time(), 'INFO', self.process, name, message, fields)
+        self.acquire()
+        self._lines.append(line)
+        self.release()
+        if self._later is None:
             self.flush()
-        elif len(lines) == 1:
-            self.later(self.flush)
+        elif not self._asked:
+            self._asked = True
+            self._later(self._flush_in_time)
+
+    def _flush_in_time(self) -> None:
+        self._asked = False
+        self.flush()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, behind what came before it."""
@@ -134,12 +150,21 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     def flush(self) -> None:
         """Write what was collected."""
+        self.acquire()
         lines, self._lines = self._lines, []
         # Who could be told that standard error takes no more?
         with contextlib.suppress(OSError, ValueError):
             if lines:
                 self.stream.write('\n'.join(lines) + '\n')
             super().flush()
+        self.release()
+
+
+def _forked() -> None:
+    LineHandler.process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def console(log_format: LogFormat = 'text') -> LineHandler:
@@ -180,26 +205,35 @@ def inform(logger: logging.Logger, message: str, fields: Callable[[], Mapping[st
         message: what it says.
         fields: makes the same for machines.
     """
-    parent = logger.parent
-    if parent is not None and not (logger.handlers or logger.filters or parent.propagate):
-        handlers = parent.handlers
-        if len(handlers) == 1 and type(handlers[0]) is LineHandler and not handlers[0].filters:
-            handlers[0].put(logger.name, message, fields)
-            return
+    handler = _only_handler(logger)
+    if handler is not None:
+        handler.put(logger.name, message, fields)
+        return
     record = logging.LogRecord(logger.name, logging.INFO, '', 0, message, None, None)
     record.fields = fields()
     logger.handle(record)
 
 
+def _only_handler(logger: logging.Logger) -> LineHandler | None:
+    """Return the handler of :func:`set_up`, if nothing else would see or change what the logger says."""
+    parent = logger.parent
+    if parent is None or not logger.propagate or logger.handlers or logger.filters or parent.propagate:
+        return None
+    handler = parent.handlers[0] if len(parent.handlers) == 1 else None
+    if not isinstance(handler, LineHandler) or handler.filters or handler.level > logging.INFO:
+        return None
+    return handler if isinstance(handler.formatter, TextFormatter) else None
+
+
 def collect(later: Callable[[Callable[[], None]], object]) -> None:
-    """Let lines of :func:`inform` leave together, which are put by one thread.
+    """Let lines of :func:`inform` leave together, which only one thread may call.
 
     Args:
-        later: has what it is given called soon, as a loop's ``call_soon`` does.
+        later: has what it is given called soon in that thread, as a loop's ``call_soon`` does.
     """
     for handler in logging.getLogger(OURS[1]).handlers:
         if isinstance(handler, LineHandler):
-            handler.later = later
+            handler.collect(later)
 
 
 def spare_threads() -> None:

@@ -29,7 +29,7 @@ def reframed(response: Response, method: str, *, whole: bool) -> Response:
     Raises:
         ProtocolError: the Content-Length is wrong, so who knows what is missing.
     """
-    came = fields_of(response)
+    came = Fields.of(response.headers)
     headers = came.passing
     lengths = headers.get_list('content-length')
     bodiless = method == 'HEAD' or response.code in (204, 304)
@@ -60,14 +60,9 @@ def _is_length(value: str) -> bool:
     return value.isascii() and value.isdigit() and len(value) <= COUNTABLE
 
 
-def fields_of(response: Response) -> Fields:
-    """Return the fields of an answer, which have been checked."""
-    return response.headers if isinstance(response.headers, Fields) else Fields(response.headers)
-
-
 def length_of(response: Response) -> int | None:
     """Return the ``Content-Length`` of an answer, or None."""
-    length = fields_of(response).values.get('content-length')
+    length = Fields.of(response.headers).values.get('content-length')
     return None if length is None else int(length)
 
 
@@ -79,7 +74,7 @@ def added_to(headers: HeaderPairs, request_id: str) -> str:
         request_id: of its request.
     """
     date = _date(int(time.time()))
-    fields = headers if isinstance(headers, Fields) else Fields(headers)
+    fields = Fields.of(headers)
     if fields.values.keys().isdisjoint(_ADDED):
         return f'X-Request-ID: {request_id}\r\nDate: {date}\r\nServer: crew\r\n'
     ours = (('X-Request-ID', request_id), ('Date', date), ('Server', 'crew'))

@@ -455,6 +455,8 @@ class Connection(asyncio.Protocol):
         self._refuse(Malformed('The head of the request did not come in time.', 408))
 
     def _refuse(self, error: Malformed) -> None:
+        # What it still sends is read: nobody may close it meanwhile because it has no request.
+        self._server.not_idle(self)
         self._stop_timer()
         self._server.budget.release(self)
         self._refused = True

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from json.encoder import encode_basestring_ascii as quoted
 
-from crew_wsgi.headers import end_to_end
+from crew_wsgi.headers import HeaderPairs, end_to_end
 
 __all__ = ['Fields', 'quoted_pairs']
 
@@ -15,6 +15,11 @@ class Fields(tuple[tuple[str, str], ...]):
     So who has the same fields again, as most clients of a connection send and most answers of an application have, need
     not find it out again.
     """
+
+    @classmethod
+    def of(cls, pairs: HeaderPairs) -> 'Fields':
+        """Return fields that have been checked, with what was found out about them."""
+        return pairs if isinstance(pairs, cls) else cls(pairs)
 
     @cached_property
     def values(self) -> Mapping[str, str]:

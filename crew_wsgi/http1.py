@@ -317,7 +317,7 @@ class Answer:
         if self.closes != self._old:
             ours += 'Connection: close\r\n' if self.closes else 'Connection: Keep-Alive\r\n'
         # Other characters are nobody's business; RFC 9112 §4 lets a client ignore the phrase anyway.
-        phrase = reason if reason.isascii() else ''
+        phrase = reason if reason.isascii() and reason.isprintable() else ''
         head = f'HTTP/1.1 {code} {phrase}\r\n{headers.lines}{added}{ours}\r\n'
         return b''.join((head.encode('latin-1'), self.piece(chunk)))
 

@@ -111,7 +111,7 @@ class Intake:
             return NOT_FOUND
         return Head(
             start_line=start_line,
-            fields=believed if isinstance(believed, Fields) else Fields(believed),
+            fields=Fields.of(believed),
             origin=origin,
             route=route,
             root=origin.prefix + ('' if within else root_path),

@@ -166,18 +166,7 @@ def carry_request(
 ) -> bytes:
     """Return the message body that carries a request whose parts have been checked.
 
-    Args:
-        method: this and all others as in :class:`Request`.
-        target: see there.
-        version: see there.
-        headers: as :func:`crew_wsgi.fields.quoted_pairs` returns them.
-        body: see there.
-        scheme: see there.
-        client: see there.
-        server: see there.
-        root: see there.
-        mount: see there.
-        request_id: see there.
+    They are those of :class:`Request`, but ``headers`` are as :func:`crew_wsgi.fields.quoted_pairs` returns them.
     """
     # By hand: an encoder that looks what each value is takes twice the time.
     head = (

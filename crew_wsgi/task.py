@@ -86,9 +86,10 @@ class _Body(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Read all that is still to come; see :class:`crew.worker.bodies.Input`."""
-        data = self._body.readall()
-        deadlines.enter(self._run.timeout)
-        return data
+        try:
+            return self._body.readall()
+        finally:
+            deadlines.enter(self._run.timeout)
 
 
 class _Answer:

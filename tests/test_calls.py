@@ -752,19 +752,28 @@ def test_a_call_that_may_not_run_once_more_is_settled_when_the_connection_is_los
 def test_a_question_says_whether_its_answer_loses_the_call(before: tuple[Message, ...], idempotent: bool) -> None:
     for question in (WAITED_LONG, REDELIVERED, REDELIVERED_IDEMPOTENT):
         calls = in_flight(*before, idempotent=idempotent)
-        would_be = calls.puts_off(question)
+        would_be = calls.put_off(question)
         lost = any(isinstance(action, Settle) for action in tell(calls, question))
         assert would_be == (lost and BEGUN not in before)
 
 
 def test_what_is_given_back_while_its_question_is_put_off_takes_back_no_other_run() -> None:
     calls = in_flight(ACCEPTED)
-    assert calls.puts_off(REDELIVERED)
+    assert calls.put_off(REDELIVERED)
     assert tell(calls, RETURNED) == []
-    assert calls.puts_off(REDELIVERED)
+    assert calls.put_off(REDELIVERED)
     stop, settle = tell(calls, REDELIVERED)
     assert stop == STOP
     assert isinstance(settle, Settle) and isinstance(settle.outcome, WorkerLost)
+    assert 'once' in str(settle.outcome)
+
+
+def test_a_worker_that_says_late_that_it_runs_a_call_has_run_it_once() -> None:
+    calls = in_flight()
+    assert calls.put_off(REDELIVERED)
+    assert tell(calls, ACCEPTED) == []
+    _, settle = tell(calls, REDELIVERED)
+    assert isinstance(settle, Settle) and 'once' in str(settle.outcome)
 
 
 def test_the_next_deadline_is_the_earliest_of_those_in_flight() -> None:

@@ -290,3 +290,28 @@ def test_empty_lines_keep_no_connection_open(sent: list[bytes]) -> None:
     # They are no request, and none has begun with them: whoever sends no more than that is idle.
     _, wrong = asyncio.run(answer(Answering, *sent, idle=0.1))
     assert not wrong
+
+
+def test_a_client_that_was_refused_is_not_idle_while_it_sends_the_rest() -> None:
+    class Refusing(Answering):
+        def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+            self._exchange.write_headers(400, 'Bad Request', [('Content-Length', '0')], b'', closes=True)
+
+    async def talk() -> bytes:
+        with socket.create_server(('127.0.0.1', 0)) as listening:
+            listening.setblocking(False)
+            server = HttpServer(Refusing, max_head=MAX_HEAD, max_connections=9, times=Times(), budget=Budget(10**9))
+            server.add_sockets([listening])
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            for piece in (b'POST / HTTP/1.1\r\nHost: a b\r\n\r\n', b'x', b'x', b'x'):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+                server.close_idle()
+            data = await asyncio.wait_for(reader.read(1000), 5.0)
+            server.stop()
+            await server.close_all_connections()
+            writer.close()
+        return data
+
+    assert asyncio.run(talk()).startswith(b'HTTP/1.1 400 ')

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -88,15 +89,14 @@ def test_a_line_looks_the_same_with_a_record_and_without(parent: logging.Logger,
 def test_lines_are_written_together_and_in_their_order(parent: logging.Logger) -> None:
     handler, written = lines_into(parent)
     soon: list[Callable[[], None]] = []
-    handler.later = soon.append
+    handler.collect(soon.append)
     for text in ('one', 'two'):
         logs.inform(parent.getChild('child'), text, dict)
     assert not written.getvalue() and len(soon) == 1
     parent.warning('three')
     logs.inform(parent.getChild('child'), 'four', dict)
-    assert len(soon) == 2
-    for write in soon:
-        write()
+    assert len(soon) == 1
+    soon[0]()
     assert [line.rpartition(' ')[2] for line in written.getvalue().splitlines()] == ['one', 'two', 'three', 'four']
 
 
@@ -105,3 +105,42 @@ def test_what_nobody_can_read_any_more_ends_nothing(parent: logging.Logger) -> N
     written.close()
     logs.inform(parent.getChild('child'), 'one', dict)
     handler.flush()
+
+
+@pytest.mark.parametrize('how', ['propagate', 'level', 'formatter'])
+def test_what_somebody_has_set_for_these_lines_holds(parent: logging.Logger, how: str) -> None:
+    handler, written = lines_into(parent)
+    logger = parent.getChild('child')
+    try:
+        if how == 'propagate':
+            logger.propagate = False
+        elif how == 'level':
+            handler.setLevel(logging.WARNING)
+        else:
+            handler.setFormatter(logging.Formatter('%(message)s!'))
+        logs.inform(logger, 'one', dict)
+    finally:
+        logger.propagate = True
+    assert written.getvalue() == ('one!\n' if how == 'formatter' else '')
+
+
+def test_a_line_that_is_made_while_another_thread_writes_is_not_lost(parent: logging.Logger) -> None:
+    handler, written = lines_into(parent)
+    soon: list[Callable[[], None]] = []
+    handler.collect(soon.append)
+    logs.inform(parent.getChild('child'), 'one', dict)
+
+    class Slow(logs.TextFormatter):
+        def line(self, *args: Any, **kwargs: Any) -> str:
+            # As another thread may, in the middle of this.
+            parent.warning('three')
+            return super().line(*args, **kwargs)
+
+    formatter, slow = handler.formatter, Slow()
+    slow.formatMessage = lambda record: record.message  # type: ignore[method-assign]
+    handler.setFormatter(slow)
+    logs.inform(parent.getChild('child'), 'two', dict)
+    handler.setFormatter(formatter)
+    for write in soon:
+        write()
+    assert [line.rpartition(' ')[2] for line in written.getvalue().splitlines()] == ['one', 'three', 'two']

@@ -413,7 +413,7 @@ class Caller:
         if isinstance(message, Reply) and message.correlation_id not in self._calls:
             self._counters.late += 1
             log.debug('the reply to call %s came too late', message.correlation_id)
-        if isinstance(message, Accept) and message.redelivered and self._calls.puts_off(message):
+        if isinstance(message, Accept) and message.redelivered and self._calls.put_off(message):
             # Only the connection of its first worker may be gone: then the answer comes on another.
             self._loop.call_later(LAST_CHANCE, self._receive, message)
             return

@@ -169,6 +169,8 @@ def is_awaited(data: bytes | bytearray, offset: int, stop: int) -> bool:
     at: int = offset + size + 8
     if method != _DELIVER or kind != METHOD or size > MAX_DELIVER:
         return False
+    if at < stop and data[at] != HEADER:
+        return False
     if stop - at < _HEADER_FRAME.size:
         return at + _HEADER_FRAME.size - offset <= len(data)
     left: int
@@ -176,9 +178,13 @@ def is_awaited(data: bytes | bytearray, offset: int, stop: int) -> bool:
     at += size + 8
     if kind != HEADER or number != channel or basic != _BASIC:
         return False
-    while left and stop - at >= _FRAME.size:
-        kind, number, size = _FRAME.unpack_from(data, at)
-        if kind != BODY or number != channel or not 0 < size <= left:
+    while left and at < stop:
+        if data[at] != BODY:
+            return False
+        if stop - at < _FRAME.size:
+            break
+        _, number, size = _FRAME.unpack_from(data, at)
+        if number != channel or not 0 < size <= left:
             return False
         at += size + 8
         left -= size
@@ -220,6 +226,9 @@ def decode_delivery(data: bytes | bytearray, offset: int, stop: int) -> Delivere
             return None
         body, end, frames = b'', after + 1, 2
         if body_size:
+            if end + _FRAME.size + body_size >= stop:
+                # What is there would be copied, to no end.
+                return None
             kind, number, size = _FRAME.unpack_from(data, end)
             begin = end + _FRAME.size
             end = begin + size
