@@ -10,11 +10,13 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import TypeVar
 
 import pytest
 
+from crew import deadlines
 from crew.exceptions import ProtocolError
 from crew.messages import Call, Chunk, Publication, Reply
 from crew.streams import WINDOW
@@ -22,6 +24,7 @@ from crew.worker.bodies import Input, Output, Signal
 from crew.worker.clock import Clock
 from crew.worker.runs import Run, execute
 from crew.worker.threads import ThreadSignal
+from crew_wsgi.task import _Body
 
 T = TypeVar('T')
 
@@ -457,3 +460,21 @@ def test_a_signal_that_was_set_before_is_not_lost() -> None:
     assert not waiting.done()
     signal.set()
     waiting.result(10)
+
+
+def test_a_body_that_breaks_off_leaves_the_application_its_time() -> None:
+    run = Run(Call(correlation_id='1'), 60.0, Clock(1), 'wsgi', Owner())
+    source = Input(ThreadSignal(), lambda offset, waiting: None)
+    source.receiver.credit = 1
+    source.feed(chunk(0, b'a'))
+    source.fail(GONE)
+
+    def read() -> float | None:
+        # What the application calls is bounded by this, and the body has taken longer than it began with.
+        deadlines.enter(0.0)
+        with pytest.raises(OSError, match='will not come'):
+            io.BufferedReader(_Body(run, source), 1024).read()
+        return deadlines.time_left()
+
+    left = copy_context().run(read)
+    assert left is not None and left > 30
