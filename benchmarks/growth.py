@@ -16,6 +16,7 @@ from crew.messages import Call
 from crew.private_node import PrivateNode
 from crew.topology import task_queue_name
 from crew.transports.addresses import dial
+from crew_wsgi.messages import CONTENT_TYPE, Request, encode_request
 
 __all__ = ['backlog', 'heads', 'idle', 'start_up', 'workers']
 
@@ -31,26 +32,42 @@ def workers(node: PrivateNode, counts: Sequence[int], seconds: int, log: Path) -
     return found
 
 
-def backlog(node: PrivateNode, queued: int, seconds: int, log: Path) -> tuple[float, float]:
-    """Return requests a second without and with so many calls of lower priority that wait in the queue."""
+def backlog(node: PrivateNode, queued: int, seconds: int, log: Path) -> tuple[float, float, float]:
+    """Return requests a second without and with so many others of lower priority that wait in the queue.
+
+    While a worker has nothing else to do, it runs those that wait. How many of these is the third figure.
+    """
     port = free_port()
     services = crew_of(front=('--route', '/=wsgi;priority=9'))(node.url, port)
     url = f'http://127.0.0.1:{port}/'
     with running(services, port, log):
         without = [load(url, seconds).rate]
         asyncio.run(_fill(node.url, queued))
-        behind = load(url, seconds).rate
+        before = _waiting(node.url)
+        result = load(url, seconds)
+        drained = before - _waiting(node.url)
         node.ctl('purge_queue', 'crew.tasks.wsgi')
         without.append(load(url, seconds).rate)
-    return sum(without) / 2, behind
+    return sum(without) / 2, result.rate, drained / result.seconds
+
+
+def _waiting(url: str) -> int:
+    """Return how many messages wait."""
+    import pika
+
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    declared = connection.channel().queue_declare(task_queue_name('wsgi'), passive=True)
+    connection.close()
+    return int(declared.method.message_count)
 
 
 async def _fill(url: str, count: int) -> None:
-    """Put calls that nobody waits for into the queue."""
+    """Put requests that nobody waits for into the queue."""
+    request = encode_request(Request(method='GET', target='/', headers=(('Host', 'localhost'),), request_id='queued'))
     connection = await dial(url)
     channel = await connection.open_channel(confirm=True)
     for number in range(count):
-        call = Call(correlation_id=str(number), body=b'', content_type='application/octet-stream', priority=0)
+        call = Call(correlation_id=str(number), body=request, content_type=CONTENT_TYPE, priority=0)
         channel.publish(codec.encode(call), task_queue_name('wsgi'))
         if number % 1000 == 0:
             await channel.confirmed()
