@@ -15,12 +15,12 @@ from typing import Literal, TypeAlias
 from crew.values import value_class
 from crew_wsgi.headers import HeaderPairs
 
-__all__ = ['Fields', 'Network', 'Origin', 'Proxies', 'is_forwarding', 'read_networks']
+__all__ = ['Network', 'Origin', 'Proxies', 'Written', 'is_forwarding', 'read_networks']
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: Which fields proxies write.
-Fields: TypeAlias = Literal['either', 'forwarded', 'x-forwarded']
+Written: TypeAlias = Literal['either', 'forwarded', 'x-forwarded']
 
 # RFC 9110 §5.6.2, §5.6.4: token=value or token="value", where a backslash quotes the next character.
 _PAIR = re.compile(r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^",; \t]*))[ \t]*(?=[;,]|\Z)')
@@ -67,7 +67,7 @@ class Proxies:
     networks: Sequence[Network] = ()
     local: bool = False
     others: Literal['drop', 'pass'] = 'pass'
-    fields: Fields = 'either'
+    fields: Written = 'either'
 
     def origin(self, peer: tuple[str, int], scheme: str, headers: HeaderPairs) -> tuple[Origin, HeaderPairs]:
         """Return where a request came from, and the header fields that the application gets.
