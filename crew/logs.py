@@ -229,7 +229,7 @@ def collect(later: Callable[[Callable[[], None]], object]) -> None:
     """Let lines of :func:`inform` leave together, which only one thread may call.
 
     Args:
-        later: has what it is given called soon in that thread, as a loop's ``call_soon`` does.
+        later: has what it is given called a little later in that thread, as a loop's ``call_soon`` does.
     """
     for handler in logging.getLogger(OURS[1]).handlers:
         if isinstance(handler, LineHandler):

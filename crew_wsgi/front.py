@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ log = logging.getLogger('crew_wsgi.front')
 
 #: How long who connects waits for the front's own first connection to the broker, rather than hear 503, in seconds.
 CONNECTED_WITHIN = 1.0
+
+#: How long a line of the access log may wait for others, to be written with them, in seconds.
+LOGGED_WITHIN = 0.01
 
 #: How long an idle connection may bring one more request when the front ends, in seconds.
 LAST_REQUEST_WITHIN = 1.0
@@ -150,7 +154,7 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
     """Serve until ``SIGTERM`` or ``SIGINT``; return the exit code."""
     routes = Routes(options.routes or [Route(options.queue)])
     queues = [topology.task_queue(queue, options.queue_type) for queue in routes.queues]
-    logs.collect(asyncio.get_running_loop().call_soon)
+    logs.collect(partial(asyncio.get_running_loop().call_later, LOGGED_WITHIN))
     engine = Engine(asyncio.get_running_loop(), options.amqp_urls or [DEFAULT_URL], queues, name='crew-wsgi-front')
     limits = Limits(**{name: getattr(options, name) for name in LIMITS})
     limits = replace(limits, max_connections=room_for(limits.max_connections))
