@@ -130,14 +130,15 @@ class Handler:
         """Take a piece of the body; the next is read when what is returned is done."""
         if self._discarding:
             return None
-        assert self._upload is not None
-        if self._upload.size + len(chunk) > self._server.limits.max_body:
-            self._upload.clear()
+        upload = self._upload
+        assert upload is not None
+        if upload.size + len(chunk) > self._server.limits.max_body:
+            upload.clear()
             self._refuse(too_large(self._server.limits.max_body))
             return None
-        held_back = self._upload.take(chunk)
+        held_back = upload.take(chunk)
         self.mind_clock()
-        if self._call_id is None and not self._answered and self._upload.size >= COLLECTED_AT_ONCE:
+        if self._call_id is None and not self._answered and upload.size >= COLLECTED_AT_ONCE:
             self._dispatch()
         return held_back
 
@@ -163,7 +164,7 @@ class Handler:
         if not self._logged:
             self._note = self._note or (' (the client hung up)' if self._status else '')
             self._log_access(self._status or 499)
-        self._server.leave(self)
+        self._leave()
 
     def body_late(self) -> None:
         late = 'The body of the request did not come in time.'
@@ -401,7 +402,7 @@ class Handler:
             # Its end is all that such a body has: a plain close would say that this was it.
             reset(self._exchange.connection)
         self._exchange.connection.abort()
-        self._server.leave(self)
+        self._leave()
 
     def _end(self) -> None:
         """Tell the connection that this was all, and see it leave."""
@@ -430,7 +431,12 @@ class Handler:
         self._stop_timers()
         if self._closing:
             self._exchange.connection.close()
+        self._leave()
+
+    def _leave(self) -> None:
         self._server.leave(self)
+        # They know their owner: kept, all of them would wait for the garbage collector.
+        self._upload = self._download = None
 
     def _log_access(self, status: int) -> None:
         self._logged = True
