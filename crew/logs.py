@@ -6,11 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 __all__ = [
     'LineHandler',
     'LogFormat',
+    'Said',
     'TextFormatter',
     'collect',
     'console',
@@ -26,6 +27,26 @@ OURS = ('crew', 'crew_wsgi')
 LIBRARIES = ('asyncio', 'pika', 'tornado')
 
 
+class Said(NamedTuple):
+    """What somebody says to the log, as far as a line shows it.
+
+    Args:
+        created: when, in seconds since the epoch.
+        level: the level's name.
+        process: the process id.
+        name: the logger's name.
+        message: what is said.
+        fields: makes the same for machines; text has no place for it.
+    """
+
+    created: float
+    level: str
+    process: int | None
+    name: str
+    message: str
+    fields: Callable[[], Mapping[str, object]] = dict
+
+
 class TextFormatter(logging.Formatter):
     """A line of text. The time is the same for many of them, but for its milliseconds."""
 
@@ -35,28 +56,11 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line for a record, without its traceback."""
-        return self.line(record.created, record.levelname, record.process, record.name, record.message, dict)
+        return self.line(Said(record.created, record.levelname, record.process, record.name, record.message))
 
-    def line(
-        self,
-        created: float,
-        level: str,
-        process: int | None,
-        name: str,
-        message: str,
-        fields: Callable[[], Mapping[str, object]],
-    ) -> str:
-        """Return the line for what a record would carry.
-
-        Args:
-            created: when, in seconds since the epoch.
-            level: the level's name.
-            process: the process id.
-            name: the logger's name.
-            message: what it says.
-            fields: makes the same for machines; text has no place for it.
-        """
-        return f'{self.time(created)} {level} {process} {name}: {message}'
+    def line(self, said: Said) -> str:
+        """Return the line for what is said."""
+        return f'{self.time(said.created)} {said.level} {said.process} {said.name}: {said.message}'
 
     def time(self, created: float) -> str:
         """Return the local time to the millisecond, of a time in seconds since the epoch."""
@@ -83,22 +87,19 @@ class JsonFormatter(TextFormatter):
         fields = getattr(record, 'fields', {})
         if record.exc_info:
             fields = {**fields, 'traceback': self.formatException(record.exc_info)}
-        return self.line(
-            record.created, record.levelname, record.process, record.name, record.getMessage(), lambda: fields
-        )
+        message = record.getMessage()
+        return self.line(Said(record.created, record.levelname, record.process, record.name, message, lambda: fields))
 
-    def line(
-        self,
-        created: float,
-        level: str,
-        process: int | None,
-        name: str,
-        message: str,
-        fields: Callable[[], Mapping[str, object]],
-    ) -> str:
-        """Return the line for what a record would carry."""
-        own = {'time': self.time(created), 'level': level, 'process': process, 'logger': name, 'message': message}
-        return self._dumps({**own, **fields()})
+    def line(self, said: Said) -> str:
+        """Return the line for what is said."""
+        own = {
+            'time': self.time(said.created),
+            'level': said.level,
+            'process': said.process,
+            'logger': said.name,
+            'message': said.message,
+        }
+        return self._dumps({**own, **said.fields()})
 
 
 class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -121,14 +122,15 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
         """Let lines of :func:`inform` leave together, from now on.
 
         Args:
-            later: has what it is given called soon.
+            later: has what it is given called a little later.
         """
         self.flush()
         self._later, self._asked = later, False
 
     def put(self, name: str, message: str, fields: Callable[[], Mapping[str, object]]) -> None:
         """Write what a logger says now at level INFO."""
-        line = cast(TextFormatter, self.formatter).line(time.time(), 'INFO', self.process, name, message, fields)
+        said = Said(time.time(), 'INFO', self.process, name, message, fields)
+        line = cast(TextFormatter, self.formatter).line(said)
         self.acquire()
         self._lines.append(line)
         self.release()
@@ -229,7 +231,7 @@ def collect(later: Callable[[Callable[[], None]], object]) -> None:
     """Let lines of :func:`inform` leave together, which only one thread may call.
 
     Args:
-        later: has what it is given called a little later in that thread, as a loop's ``call_soon`` does.
+        later: has what it is given called a little later in that thread, by its loop.
     """
     for handler in logging.getLogger(OURS[1]).handlers:
         if isinstance(handler, LineHandler):

@@ -66,7 +66,6 @@ class Handler:
         self._started = time.monotonic()
         self._start_line = NO_START_LINE
         self._headers = NO_FIELDS
-        self._has_body = False
         self._request_id = ''
         self._head: Head | None = None
         self._call_id: str | None = None
@@ -104,8 +103,7 @@ class Handler:
         expects = headers.get('expect').lower() == '100-continue' and start_line.version != 'HTTP/1.0'
         headers = self._headers = headers.replaced('Expect', None)
         chunked = 'transfer-encoding' in headers.values
-        self._has_body = chunked or 'content-length' in headers.values
-        if self._has_body:
+        if chunked or 'content-length' in headers.values:
             self._upload = self._uploading(expects)
         head = self._server.intake.read(start_line, headers, self._exchange.context, self._request_id)
         if isinstance(head, Problem):
@@ -229,7 +227,7 @@ class Handler:
             timeout=route.timeout or limits.timeout,
             priority=route.priority,
             sent=time.time(),
-            more=self._has_body and not self._ended,
+            more=upload is not None and not self._ended,
         )
         idempotent = self._start_line.method in IDEMPOTENT
         line = self._server.line(route)
@@ -341,7 +339,7 @@ class Handler:
             self._upload.interactive = True
         self._timer.stop()
         code = self._status = response.code
-        early = self._has_body and not self._ended
+        early = self._upload is not None and not self._ended
         length = None if whole else length_of(response)
         # RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body.
         self._unbounded = not whole and length is None and self._start_line.version == 'HTTP/1.0'

@@ -389,12 +389,11 @@ def _read_section(section: bytes, version: str) -> Section:
         raise Malformed('The Host header is not a host.')
     tokens = {token.strip().lower() for token in fields.get('connection').split(',')}
     closes = 'close' in tokens or (version == 'HTTP/1.0' and 'keep-alive' not in tokens)
-    if _is_chunked(fields, version):
-        return Section(fields, closes, True, 0)
-    length = _length(fields)
-    if length is None:
-        return Section(fields, closes, False, 0)
-    return Section(fields.replaced('Content-Length', str(length)), closes, False, length)
+    chunked = _is_chunked(fields, version)
+    length = None if chunked else _length(fields)
+    if length is not None:
+        fields = fields.replaced('Content-Length', str(length))
+    return Section(fields, closes, chunked, length or 0)
 
 
 #: Most clients send the same fields with each request of a connection.

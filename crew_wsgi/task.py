@@ -60,7 +60,7 @@ def _body(run: Run, request: Request) -> BinaryIO | None:
 
 def _log_answer(run: Run, response: Response) -> None:
     # Frameworks log their own exceptions, but know no request id; this line beside it has it.
-    level = logging.WARNING if response.status >= '5' else logging.DEBUG
+    level = logging.WARNING if response.code >= 500 else logging.DEBUG
     if log.isEnabledFor(level):
         milliseconds = 1000 * (run.timeout - run.time_left())
         log.log(level, '%s: the application answered %s in %.1f ms', run.text, response.status, milliseconds)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -131,10 +130,10 @@ def test_a_line_that_is_made_while_another_thread_writes_is_not_lost(parent: log
     logs.inform(parent.getChild('child'), 'one', dict)
 
     class Slow(logs.TextFormatter):
-        def line(self, *args: Any, **kwargs: Any) -> str:
+        def line(self, said: logs.Said) -> str:
             # As another thread may, in the middle of this.
             parent.warning('three')
-            return super().line(*args, **kwargs)
+            return super().line(said)
 
     formatter, slow = handler.formatter, Slow()
     slow.formatMessage = lambda record: record.message  # type: ignore[method-assign]

@@ -647,8 +647,7 @@ class Deliveries:
 
     def _set_due(self, held: Held, due: float) -> None:
         held.due = due
-        if due < self._soonest:
-            self._soonest = due
+        self._look_at(due)
 
     def _look_at(self, due: float) -> None:
         """Have :meth:`tick` called at this time or before."""
@@ -777,8 +776,5 @@ def _waited(call: Call, wall: float) -> float:
     """Return how long a call has waited, by two machines' clocks, held to what can be true."""
     if call.sent is None:
         return 0.0
-    waited = wall - call.sent
     longest = LONGEST_RUN if call.expiration is None else call.expiration
-    if waited > longest:
-        return longest
-    return waited if waited > 0.0 else 0.0
+    return min(max(0.0, wall - call.sent), longest)

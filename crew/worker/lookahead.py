@@ -50,8 +50,7 @@ class LookAhead:
         self._in_a_row += 1
         if self._in_a_row < CAUTION:
             return
-        fit = self._slots * SHORT // self._mean
-        fit = MOST if fit > MOST else int(fit)
+        fit = int(min(MOST, self._slots * SHORT / self._mean))
         # To change it costs round trips.
         if not self.window / 2 < fit < 2 * self.window:
             self.window = fit
