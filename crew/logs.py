@@ -1,11 +1,11 @@
 """Where log lines go and how they look: one line on the console, details at ``-v``, JSON for machines."""
 
-import contextlib
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
 __all__ = [
@@ -115,7 +115,7 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().__init__(sys.stderr)
         self.setFormatter(formatter)
         self._later: Callable[[Callable[[], None]], object] | None = None
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
         self._asked = False
 
     def collect(self, later: Callable[[Callable[[], None]], object]) -> None:
@@ -130,10 +130,7 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
     def put(self, name: str, message: str, fields: Callable[[], Mapping[str, object]]) -> None:
         """Write what a logger says now at level INFO."""
         said = Said(time.time(), 'INFO', self.process, name, message, fields)
-        line = cast(TextFormatter, self.formatter).line(said)
-        self.acquire()
-        self._lines.append(line)
-        self.release()
+        self._lines.append(cast(TextFormatter, self.formatter).line(said))
         if self._later is None:
             self.flush()
         elif not self._asked:
@@ -152,14 +149,21 @@ class LineHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     def flush(self) -> None:
         """Write what was collected."""
-        self.acquire()
-        lines, self._lines = self._lines, []
         # Who could be told that standard error takes no more?
-        with contextlib.suppress(OSError, ValueError):
-            if lines:
-                self.stream.write('\n'.join(lines) + '\n')
+        try:
+            if self._lines:
+                self.stream.write(''.join(self._taken()))
             super().flush()
-        self.release()
+        except (OSError, ValueError):
+            pass
+
+    def _taken(self) -> Iterator[str]:
+        # No lock: an interrupted task's thread would keep it (worker/threads.py knows of logging's own only).
+        while self._lines:
+            try:
+                yield f'{self._lines.popleft()}\n'
+            except IndexError:
+                return
 
 
 def _forked() -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -143,3 +144,20 @@ def test_a_line_that_is_made_while_another_thread_writes_is_not_lost(parent: log
     for write in soon:
         write()
     assert [line.rpartition(' ')[2] for line in written.getvalue().splitlines()] == ['one', 'three', 'two']
+
+
+def test_a_thread_that_is_interrupted_as_it_writes_keeps_no_lock(parent: logging.Logger) -> None:
+    handler, written = lines_into(parent)
+
+    class Interrupted(io.StringIO):
+        def flush(self) -> None:
+            raise SystemExit
+
+    handler.stream = Interrupted()
+    with pytest.raises(SystemExit):
+        parent.warning('one')
+    handler.stream = written
+    other = threading.Thread(target=parent.warning, args=('two',), daemon=True)
+    other.start()
+    other.join(10)
+    assert 'two' in written.getvalue()
