@@ -459,13 +459,13 @@ class Consumer:
         """Take note that a run needs more of its body; see :class:`crew.worker.runs.Owner`."""
         self._loop.call_soon_threadsafe(self._grant, run, offset, waiting)
 
-    def exhausted(self) -> None:
+    def exhausted(self, run: Run) -> None:
         """Take note that memory is gone; see :class:`crew.worker.runs.Owner`."""
-        self._loop.call_soon_threadsafe(self._leave_for_memory)
+        self._loop.call_soon_threadsafe(self._leave_for_memory, run)
 
-    def _leave_for_memory(self) -> None:
+    def _leave_for_memory(self, run: Run) -> None:
         try:
-            self.give_up('a run has left hardly any memory')
+            self.give_up(f'there is hardly any memory left after {run.text}')
         except MemoryError:
             out_of_memory()
 

@@ -59,8 +59,8 @@ class Owner(Protocol):
     def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
         """Take note that the run has read its body up to ``offset``, and needs more; perhaps it waits for that."""
 
-    def exhausted(self) -> None:
-        """Take note that there is hardly any memory left, and that it is not the last run that holds it."""
+    def exhausted(self, run: 'Run') -> None:
+        """Take note that there is hardly any memory left after this run, though what it held is freed."""
 
 
 class _Nobody:
@@ -79,7 +79,7 @@ class _Nobody:
     def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
         """Drop it."""
 
-    def exhausted(self) -> None:
+    def exhausted(self, run: 'Run') -> None:
         """Drop it."""
 
 
@@ -296,7 +296,7 @@ def _check_memory(run: Run) -> None:
     except MemoryError:
         pass
     try:
-        run.owner.exhausted()
+        run.owner.exhausted(run)
     except MemoryError:
         out_of_memory()
 
