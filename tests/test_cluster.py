@@ -49,7 +49,7 @@ def test_nothing_is_left_of_a_cluster_when_its_owner_ends_while_it_starts(
     command = [sys.executable, '-m', 'crew.private_cluster']
     environ = os.environ | {'TMPDIR': str(tmp_path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) as owner:
-        wait_until(lambda: len([*tmp_path.glob('*/crew?/node.log')]) == 3, what='the first of the nodes')
+        wait_until(lambda: len([*tmp_path.glob('*/crew?/node.log')]) == 3, 60, 'the last of the nodes')
         (directory,) = tmp_path.iterdir()
         owner.send_signal(number)
     assert_nothing_left(directory)
