@@ -114,13 +114,13 @@ def test_an_interrupt_while_something_is_posted_stops_nothing_else(monkeypatch: 
     thread, done = LoopThread('test'), threading.Event()
     thread.start()
     wait_until(lambda: thread._loop is not None and thread._loop.is_running())
-    assert thread._loop is not None
+    assert thread._bell is not None
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(thread._loop, 'call_soon_threadsafe', interrupted)
+        patch.setattr(thread._bell, 'ring', interrupted)
         with pytest.raises(KeyboardInterrupt):
             thread.post(lambda: None)
     thread.post(done.set)

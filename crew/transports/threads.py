@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from crew.transports.bell import Bell
+
 __all__ = ['LoopThread', 'start_native']
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._bell: Bell | None = None
         self._work: deque[Callable[[], None]] = deque()
         self._woken = False
         self._alive = _original('allocate_lock')()
@@ -67,12 +70,12 @@ class LoopThread:
     def post(self, work: Callable[[], None]) -> None:
         """Have something done on the loop, in order; from any thread. One wake-up serves all that is posted then."""
         self._work.append(work)
-        loop = self._loop
-        if loop is None or self._woken:
+        bell = self._bell
+        if bell is None or self._woken:
             return
         try:
             self._woken = True
-            loop.call_soon_threadsafe(self._obey)
+            bell.ring()
         except RuntimeError:  # it has been stopped, and closed just now
             log.debug('not done, the thread %s has ended', self._name)
         except BaseException:  # an interrupt: without a wake-up, nothing would ever be done again
@@ -107,7 +110,7 @@ class LoopThread:
         # Made here, because under gevent its selector belongs to the hub of the thread that makes it.
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-        self._loop = loop
+        self._loop, self._bell = loop, Bell(loop, self._obey)
         # From here on posts wake us; what came before does not.
         loop.call_soon(self._obey)
         try:

@@ -35,6 +35,7 @@ from crew.messages import (
 from crew.transports.addresses import dial
 from crew.transports.alarm import Alarm
 from crew.transports.base import Channel, Connection, Delivery
+from crew.transports.bell import Bell
 from crew.transports.session import Session
 from crew.worker.bodies import Signal
 from crew.worker.clock import Clock
@@ -106,6 +107,7 @@ class Consumer:
         self._late: list[tuple[Run, Envelope]] = []
         self._reports: deque[tuple[Run, Outcome]] = deque()
         self._reporting = False
+        self._bell = Bell(self._loop, self._collect)
         self._alarm = Alarm(self._loop, self._tick)
         self._channel: Channel | None = None
         self._notes: Channel | None = None
@@ -153,6 +155,8 @@ class Consumer:
             for late, _ in self._late:
                 log.warning('the answer to %s was dropped: there was no connection any more', late.text)
             await self._session.close()
+            if not self._held:
+                self._bell.silence()
 
     async def wait_ready(self) -> None:
         """Wait until calls are taken, once :meth:`run` has begun.
@@ -283,7 +287,7 @@ class Consumer:
         # An interrupt may have cut short the first report of this end just before the wake-up.
         if run.interrupted or not self._reporting:
             self._reporting = True
-            self._loop.call_soon_threadsafe(self._collect)
+            self._bell.ring()
 
     def _collect(self) -> None:
         self._reporting = False
