@@ -92,7 +92,7 @@ def split_target(target: str) -> tuple[str, str]:
 
 def _add_headers(environ: dict[str, Any], request: Request) -> None:
     for name, value in request.headers:
-        key = _variable(name) if len(name) <= MAX_KEPT_NAME else _variable.__wrapped__(name)
+        key = _usual_variable(name) if len(name) <= MAX_KEPT_NAME else _variable(name)
         if not key:
             continue
         # RFC 3875 §4.1.18: fields of one name are joined.
@@ -102,7 +102,6 @@ def _add_headers(environ: dict[str, Any], request: Request) -> None:
         environ[key] = value
 
 
-@lru_cache(1024)
 def _variable(name: str) -> str:
     """Return the variable that a header field becomes (RFC 3875 §4.1.18); of one that becomes none, an empty string."""
     if '_' in name:
@@ -110,3 +109,7 @@ def _variable(name: str) -> str:
         return ''
     key = name.upper().replace('-', '_')
     return key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'
+
+
+#: Clients send few names.
+_usual_variable = lru_cache(maxsize=1024)(_variable)

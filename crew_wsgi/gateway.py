@@ -252,7 +252,7 @@ def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[HeaderPairs, 
             raise ApplicationError(f'a header must be a pair of strings, not {pair!r}')
         try:
             short = len(pair[0]) + len(pair[1]) <= MAX_KEPT_FIELD
-            field, name = _field(*pair) if short else _field.__wrapped__(*pair)
+            field, name = _usual_field(*pair) if short else _read_field(*pair)
         except TypeError:  # what has no length, or cannot be hashed, is no string either
             raise ApplicationError(f'a header must be a pair of strings, not {pair!r}') from None
         if name != 'content-length':
@@ -266,8 +266,7 @@ def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[HeaderPairs, 
     return passing, None if length is None else int(length), hop_by_hop
 
 
-@lru_cache(KEPT_FIELDS)
-def _field(name: str, value: str) -> tuple[tuple[str, str], str]:
+def _read_field(name: str, value: str) -> tuple[tuple[str, str], str]:
     """Return a header field as it is sent on, and its name in lower case.
 
     Raises:
@@ -283,3 +282,7 @@ def _field(name: str, value: str) -> tuple[tuple[str, str], str]:
     except ValueError as error:
         raise ApplicationError(str(error)) from error
     return field, name.lower()
+
+
+#: An application has the same fields in many of its answers.
+_usual_field = lru_cache(maxsize=KEPT_FIELDS)(_read_field)
