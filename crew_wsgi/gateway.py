@@ -62,6 +62,12 @@ class Stream(Protocol):
             BrokenPipeError: nobody takes them any more.
         """
 
+    def end(self) -> None:
+        """Send the end of the body, although the application goes on."""
+
+    def answer(self, response: Response) -> None:
+        """Send the whole response, although the application goes on."""
+
 
 def run_application(
     application: Application,
@@ -89,6 +95,7 @@ def run_application(
     execution = _Execution(environ, stream)
     try:
         result = application(environ, execution.start_response)
+        close = getattr(result, 'close', None)
         try:
             # What has one piece is whole with it; nothing is to be gained by sending it before the end is known.
             single = isinstance(result, (list, tuple)) and len(result) == 1
@@ -98,14 +105,18 @@ def run_application(
                     break
                 if not single:
                     execution.flush()
+            # The client need not wait for that.
+            if close is not None and not cancelled():
+                execution.complete()
         finally:
-            close = getattr(result, 'close', None)
             if close is not None:
                 close()
     except BrokenPipeError:
         if not cancelled():
             raise
     # Asked again, because the application may have seen it first and left off by itself.
+    if execution.completed:
+        return None
     return UNHEARD if cancelled() else execution.finish()
 
 
@@ -124,6 +135,7 @@ class _Execution:
         self._pieces: list[bytes] = []
         self._size = 0
         self._begun = False
+        self.completed = False
 
     # What the application calls
 
@@ -172,14 +184,30 @@ class _Execution:
         self._pieces.append(data)
 
     def flush(self) -> None:
-        """Send what there is of the body, unless the response is whole already."""
-        if not self._pieces:
+        """Send what there is of the body; if that is all of it, the end, too."""
+        if not self._pieces or self.completed:
+            return
+        if self._length is not None and self._size >= self._length:
+            self.complete()
             return
         if not self._begun:
-            if self._length is not None and self._size >= self._length:
-                return
             self._begin()
         self._send()
+
+    def complete(self) -> None:
+        """Send all that has not gone, for the response is whole; the application may go on.
+
+        Raises:
+            ApplicationError: see :meth:`finish`.
+        """
+        if self.completed:
+            return
+        response = self.finish()
+        self.completed = True
+        if response is None:
+            self._stream.end()
+        else:
+            self._stream.answer(response)
 
     def _begin(self) -> None:
         self._begun = True

@@ -41,11 +41,9 @@ def wsgi_task(application: Application, *, multithread: bool, multiprocess: bool
         body = _body(run, request)
         environ = build_environ(request, body, multithread=multithread, multiprocess=multiprocess)
         environ['crew.disconnected'] = disconnected
-        response = run_application(application, environ, _Answer(run), cancelled=disconnected)
-        if response is None:
-            return None
-        _log_answer(run, response)
-        return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
+        answer = _Answer(run)
+        response = run_application(application, environ, answer, cancelled=disconnected)
+        return answer.reply if response is None else _reply(run, response)
 
     return task
 
@@ -56,6 +54,11 @@ def _body(run: Run, request: Request) -> BinaryIO | None:
         return None
     run.input.prepend(request.body)
     return io.BufferedReader(_Body(run, run.input), READ_AHEAD)
+
+
+def _reply(run: Run, response: Response) -> Reply:
+    _log_answer(run, response)
+    return Reply(correlation_id=run.call.correlation_id, body=encode_response(response), content_type=CONTENT_TYPE)
 
 
 def _log_answer(run: Run, response: Response) -> None:
@@ -93,9 +96,14 @@ class _Body(io.RawIOBase):
 
 
 class _Answer:
-    """A response that leaves in parts: the ``Stream`` of :mod:`crew_wsgi.gateway`."""
+    """A response that leaves before the run ends: the ``Stream`` of :mod:`crew_wsgi.gateway`.
+
+    Attributes:
+        reply: the whole response, if it left so.
+    """
 
     def __init__(self, run: Run) -> None:
+        self.reply: Reply | None = None
         self._run = run
         self._output: Output | None = None
 
@@ -116,3 +124,13 @@ class _Answer:
         assert self._output is not None
         self._output.write(data)
         deadlines.enter(self._run.timeout)
+
+    def end(self) -> None:
+        """Send the end of the body."""
+        assert self._output is not None
+        self._output.end()
+
+    def answer(self, response: Response) -> None:
+        """Send the whole response."""
+        self.reply = _reply(self._run, response)
+        self._run.answer(self.reply)

@@ -15,8 +15,13 @@ import gevent.event
 import pytest
 
 from crew import TimeoutError, deadlines, worker
+from crew.codec import decode
+from crew.envelope import Envelope
+from crew.master.threaded_client import Client
 from crew.messages import Call, Failure, HeaderValue, Publication, Reply
 from crew.payloads import pack
+from crew.testing import Worker
+from crew.transports.memory import MemoryChannel
 from crew.worker import context, contexts
 from crew.worker.clock import Clock
 from crew.worker.greenlets import GreenletRunner
@@ -371,3 +376,33 @@ def test_what_cannot_be_published_is_the_tasks_mistake(channel: str, message: ob
     assert isinstance(outcome, Failure)
     assert outcome.kind == 'raised'
     assert outcome.type in ('ValueError', 'PayloadError')
+
+
+def test_what_a_task_publishes_leaves_before_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[tuple[str, str]] = []
+    publish = MemoryChannel.publish
+
+    def note(self: MemoryChannel, envelope: Envelope, routing_key: str, **options: Any) -> None:
+        message = decode(envelope)
+        if isinstance(message, Publication):
+            left.append(('publication', message.channel))
+        elif isinstance(message, Reply):
+            left.append(('reply', message.correlation_id))
+        publish(self, envelope, routing_key, **options)
+
+    registry = Registry()
+
+    @registered('publish', registry=registry)
+    def task(_: object) -> None:
+        context.pubsub.publish(str(context.correlation_id), 'news')
+
+    monkeypatch.setattr(MemoryChannel, 'publish', note)
+    # The ends of others' runs may be taken just when one has published.
+    with Worker(registry, threads=4), Client('memory://') as client:
+        for _ in range(10):
+            for result in [client.call('publish') for _ in range(200)]:
+                result.wait(20)
+    replied = [each for what, each in left if what == 'reply']
+    assert len(replied) == 2000
+    places = {each: place for place, each in enumerate(left)}
+    assert all(places['publication', each] < places['reply', each] for each in replied)

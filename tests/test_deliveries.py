@@ -363,6 +363,29 @@ def test_finished_reported_twice_is_answered_once() -> None:
     assert to.finished(held, Failure(correlation_id='1', kind='timeout'), now=1.0) == []
 
 
+@pytest.mark.parametrize('outcome', [REPLY, Failure(correlation_id='1', kind='raised')])
+def test_after_a_reply_before_its_end_the_caller_hears_nothing_more(outcome: Reply | Failure) -> None:
+    to, held = running()
+    assert to.reply(held, REPLY) == [Publish(held, REPLY)]
+    assert to.reply(held, REPLY) == []
+    assert to.tick(1.0) == []
+    assert to.finished(held, outcome, now=2.0) == [Ack(held)]
+
+
+def test_after_a_reply_before_its_end_a_run_is_still_stopped_when_its_time_is_over() -> None:
+    to, held = running()
+    to.reply(held, REPLY)
+    to.tick(1.0)
+    assert to.tick(LIMIT) == [Interrupt(held, 'it ran past its limit of 60 s')]
+    assert to.tick(LIMIT + KILL_AFTER) == [Replace(held)]
+
+
+def test_a_reply_of_a_run_that_nobody_waits_for_goes_nowhere() -> None:
+    to, held = running(reply_to='')
+    assert to.reply(held, REPLY) == []
+    assert to.finished(held, REPLY, now=1.0) == [Ack(held)]
+
+
 def test_finished_without_anybody_who_waits_is_acked_in_silence() -> None:
     to, held = running(reply_to='')
     assert to.finished(held, REPLY, now=1.0) == [Ack(held)]
@@ -1002,11 +1025,13 @@ class AnyOrder(RuleBasedStateMachine):
         }
 
     @precondition(lambda self: self.runs)
-    @rule(data=st.data(), what=st.sampled_from(['answer', 'progress', 'pause']))
+    @rule(data=st.data(), what=st.sampled_from(['answer', 'reply', 'progress', 'pause']))
     def stream(self, data: st.DataObject, what: str) -> None:
         held = data.draw(st.sampled_from(self.runs))
         if what == 'answer' and not held.answering:
             self.do(self.to.answer(held, Reply(correlation_id=held.call.correlation_id, more=True), now=self.now))
+        elif what == 'reply' and not held.answering:
+            self.do(self.to.reply(held, Reply(correlation_id=held.call.correlation_id)))
         elif what == 'progress':
             self.to.progress(held, now=self.now)
         elif what == 'pause' and held.accepted:
@@ -1021,8 +1046,10 @@ class AnyOrder(RuleBasedStateMachine):
         if self.waiting:
             self.runs.append(self.waiting.pop(0))
         reply: Reply | Failure | None = Reply(correlation_id=held.call.correlation_id)
+        failure = Failure(correlation_id=held.call.correlation_id, kind='raised')
+        if held.replied:
+            reply = data.draw(st.sampled_from([reply, failure]))
         if held.answering:
-            failure = Failure(correlation_id=held.call.correlation_id, kind='raised')
             reply = data.draw(st.sampled_from([None, failure]))
             self.answered[held] += reply is None and held.state is State.RUNNING
         took = data.draw(st.sampled_from([0.0, 0.0, 0.1])) if self.AHEAD else 0.0
@@ -1155,6 +1182,7 @@ class AnyOrder(RuleBasedStateMachine):
         if isinstance(message, Accept):
             assert message.ask == (held not in self.runs)
             assert message.idempotent == held.terms.idempotent
+            assert not self.answered[held]
             if message.ask:
                 self.asked.add(held)
         else:

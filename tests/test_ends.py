@@ -38,6 +38,41 @@ def test_a_worker_told_to_end_finishes_what_it_runs_and_exits_0(stack: Stack) ->
     assert waiting.result(10).body.decode() == str(another.children()[0])
 
 
+@pytest.mark.parametrize('length', ['', '&length=1'])
+def test_a_client_does_not_wait_for_the_application_to_clean_up(stack: Stack, length: str) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app').await_ready()
+    began = time.monotonic()
+    assert front.get(f'/?close=4{length}').body.decode() == str(worker.children()[0])
+    assert time.monotonic() < began + 3
+    # There is one slot.
+    assert front.get('/').status == 200
+    assert time.monotonic() >= began + 4
+    assert [run.split()[1] for run in stack.runs] == ['/', '/closed', '/']
+
+
+@pytest.mark.parametrize('length', ['', '&length=1'])
+def test_cleaning_up_has_its_time_and_no_more(stack: Stack, length: str) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app', '--timeout', '1').await_ready()
+    assert front.get(f'/?close=60{length}').status == 200
+    assert front.get('/').status == 200
+    worker.await_log(r'GET /\?close=60\S* \(request \w+\) is stopped: it ran past its limit of 1 s')
+    assert '/closed' not in ' '.join(stack.runs)
+
+
+@pytest.mark.parametrize('length', ['', '&length=1'])
+def test_what_was_answered_is_not_run_again_when_its_worker_dies_as_it_cleans_up(stack: Stack, length: str) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app').await_ready()
+    (before,) = worker.children()
+    assert front.get(f'/?close=60{length}').status == 200
+    os.kill(before, signal.SIGKILL)
+    worker.await_log('dropped call')
+    assert front.get('/').status == 200
+    assert len(stack.runs) == 2
+
+
 def test_a_worker_process_told_to_end_is_replaced(stack: Stack) -> None:
     worker = stack.worker('faults:app').await_ready()
     os.kill(worker.children()[0], signal.SIGTERM)

@@ -24,10 +24,12 @@ Pairs = list[tuple[str, str]]
 
 
 class Stream:
-    """Where a response goes in parts; what it gets is noted, and whether anybody takes it."""
+    """Where a response goes before its run ends; what it gets is noted, and whether anybody takes it."""
 
     def __init__(self) -> None:
         self.head: Response | None = None
+        self.whole: Response | None = None
+        self.ended = False
         self.pieces: list[bytes] = []
         self.broken = False
 
@@ -36,18 +38,27 @@ class Stream:
         self.head = response
 
     def write(self, data: bytes) -> None:
-        assert self.head is not None and data
+        assert self.head is not None and data and not self.ended
         if self.broken:
             raise BrokenPipeError('nobody takes the answer any more')
         self.pieces.append(data)
+
+    def end(self) -> None:
+        assert self.head is not None and not self.ended
+        self.ended = True
+
+    def answer(self, response: Response) -> None:
+        assert self.head is None and self.whole is None
+        self.whole = response
 
 
 def run(application: Application, method: str = 'GET', **options: Any) -> Response:
     """Run an application; return its response as the client has it, whole or in parts."""
     stream = Stream()
     response = run_application(application, {'REQUEST_METHOD': method}, stream, **options)
-    if response is not None:
-        return response
+    if response is not None or stream.whole is not None:
+        assert response is None or stream.whole is None
+        return response or stream.whole
     assert stream.head is not None and stream.head.body == b''
     return replace(stream.head, body=b''.join(stream.pieces))
 
@@ -60,7 +71,8 @@ def stream_of(application: Application) -> Stream:
 
 
 def leaves_whole(application: Application) -> bool:
-    return run_application(application, {'REQUEST_METHOD': 'GET'}, Stream()) is not None
+    stream = Stream()
+    return run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is not None or stream.whole is not None
 
 
 def respond(*body: Any, status: Any = '200 OK', headers: Any = ()) -> Application:
@@ -318,6 +330,50 @@ def test_close_is_called_once_when_a_rule_was_broken(application: Callable[[Body
     with pytest.raises(ApplicationError):
         run(application(body))
     assert body.closed == 1
+
+
+@pytest.mark.parametrize('headers', [[], [('Content-Length', '1')]])
+def test_a_response_leaves_before_close_is_called(headers: Pairs) -> None:
+    stream, left = Stream(), []
+
+    class Slow(Body):
+        def close(self) -> None:
+            super().close()
+            left.append(stream.whole)
+
+    assert run_application(giving(Slow(b'a'), headers=headers), {'REQUEST_METHOD': 'GET'}, stream) is None
+    assert [response and response.body for response in left] == [b'a' if headers else None]
+    assert stream.ended == (not headers)
+
+
+def test_a_generator_may_go_on_after_its_length_has_left() -> None:
+    stream, left = Stream(), []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response('200 OK', [('Content-Length', '3')])
+        yield from pieces
+        left.append((stream.whole, stream.ended))
+        yield b'too much'
+
+    pieces = [b'abc']
+    assert run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is None
+    ((whole, _),) = left
+    assert whole is not None and whole.body == b'abc'
+    left.clear()
+    pieces, stream = [b'ab', b'c'], Stream()
+    assert run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is None
+    assert left == [(None, True)] and stream.pieces == [b'ab', b'c']
+
+
+def test_what_is_written_whole_leaves_while_the_application_goes_on() -> None:
+    stream = Stream()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response('200 OK', [('Content-Length', '3')])(b'abc')
+        assert stream.whole is not None and stream.whole.body == b'abc'
+        return []
+
+    assert run_application(application, {'REQUEST_METHOD': 'GET'}, stream) is None
 
 
 def test_close_that_raises_fails_the_request() -> None:

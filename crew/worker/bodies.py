@@ -152,6 +152,7 @@ class Output:
         self._wake = wake
         self._pieces: deque[bytes] = deque()
         self._written = 0
+        self._whole = False
         self._granted = WINDOW
         self._error: Exception | None = None
 
@@ -178,6 +179,11 @@ class Output:
             self._signal.wait()
         self._check()
 
+    def end(self) -> None:
+        """Let the end follow what was written, although the run goes on; nothing more is written."""
+        self._whole = True
+        self._wake()
+
     def _check(self) -> None:
         if self._error is not None:
             raise BrokenPipeError(f'nobody takes the answer any more: {self._error}') from self._error
@@ -190,9 +196,11 @@ class Output:
         Args:
             ended: whether the task has written all.
         """
+        # Looked at before the pieces are: if the end has come by now, so have they.
+        whole = ended or self._whole
         while self._pieces:
             self.sender.write(self._pieces.popleft())
-        if ended:
+        if whole:
             self.sender.end()
         return self.sender.take()
 

@@ -105,7 +105,8 @@ class Consumer:
         self._runs: dict[Held, Run] = {}
         self._held: dict[Run, Held] = {}
         self._late: list[tuple[Run, Envelope]] = []
-        self._reports: deque[tuple[Run, Outcome]] = deque()
+        self._reports: deque[tuple[Run, Outcome, bool]] = deque()
+        self._publications: deque[tuple[Envelope, str]] = deque()
         self._reporting = False
         self._bell = Bell(self._loop, self._collect)
         self._alarm = Alarm(self._loop, self._tick)
@@ -282,19 +283,28 @@ class Consumer:
     # From the runner
 
     def _report(self, run: Run, outcome: Outcome) -> None:
-        """Take the end of a run, in whichever thread it ended; one wake-up serves all that end meanwhile."""
-        self._reports.append((run, outcome))
+        """Take the end of a run, in whichever thread it ended."""
+        self._reports.append((run, outcome, True))
         # An interrupt may have cut short the first report of this end just before the wake-up.
-        if run.interrupted or not self._reporting:
+        self._wake_up(again=run.interrupted)
+
+    def _wake_up(self, *, again: bool = False) -> None:
+        """Have collected what runs have said; one wake-up serves all that is said meanwhile."""
+        if again or not self._reporting:
             self._reporting = True
             self._bell.ring()
 
     def _collect(self) -> None:
         self._reporting = False
         while self._reports:
-            run, outcome = self._reports.popleft()
+            run, outcome, ended = self._reports.popleft()
+            # Now: what a run has published leaves before its reply.
+            if self._publications:
+                self._publish_out()
             if outcome is None:
-                self._send_answer(run, ended=True)
+                self._send_answer(run, ended=ended)
+            if not ended:
+                continue
             held = self._held.pop(run, None)
             if held is None:
                 continue
@@ -306,6 +316,7 @@ class Consumer:
                 self._answer_late(run, held, outcome)
             took = run.ended - run.started
             self._do(self._deliveries.finished(held, outcome, now=time.monotonic(), took=took))
+        self._publish_out()
 
     def _answer_late(self, run: Run, held: Held, outcome: Outcome) -> None:
         """Answer on another connection than the call came by: its caller may be connected still, and wait."""
@@ -456,8 +467,9 @@ class Consumer:
         return self._runner.make_signal()
 
     def answered(self, run: Run) -> None:
-        """Take note that a run has written something; see :class:`crew.worker.runs.Owner`."""
-        self._loop.call_soon_threadsafe(self._send_answer, run)
+        """Take note that a run has something to send; see :class:`crew.worker.runs.Owner`."""
+        self._reports.append((run, None, False))
+        self._wake_up()
 
     def wanted(self, run: Run, offset: int, waiting: bool) -> None:
         """Take note that a run needs more of its body; see :class:`crew.worker.runs.Owner`."""
@@ -475,7 +487,14 @@ class Consumer:
 
     def _send_answer(self, run: Run, *, ended: bool = False) -> None:
         held, output = self._held.get(run), run.output
-        if held is None or output is None or run.broken is not None:
+        if held is None or run.broken is not None:
+            return
+        if run.reply is not None:
+            whole, run.reply = run.reply, None
+            self._do(self._deliveries.reply(held, whole))
+            if run.input is not None:
+                run.input.fail(ConnectionError('the answer has gone'))
+        if output is None:
             return
         if output.reply is not None:
             reply, output.reply = output.reply, None
@@ -484,6 +503,7 @@ class Consumer:
             return
         for chunk in output.collect(ended=ended):
             held.delivery.channel.publish(codec.encode(chunk), held.call.reply_to, mandatory=True)
+        held.replied = output.sender.finished
         self._keep_time(run, held, paused=output.sender.stalled)
 
     def _grant(self, run: Run, offset: int, waiting: bool) -> None:
@@ -550,13 +570,16 @@ class Consumer:
         envelope = codec.encode(publication)
         if self._channel is None:
             raise ConnectionError('there is no connection to the broker')
-        self._loop.call_soon_threadsafe(self._publish_out, envelope, publication.channel)
+        self._publications.append((envelope, publication.channel))
+        self._wake_up()
 
-    def _publish_out(self, envelope: Envelope, name: str) -> None:
-        if self._channel is None:
-            log.warning('a publication on %r was dropped: the connection was lost', name)
-        else:
-            self._channel.publish(envelope, '', exchange=topology.PUBLICATIONS.name)
+    def _publish_out(self) -> None:
+        while self._publications:
+            envelope, name = self._publications.popleft()
+            if self._channel is None:
+                log.warning('a publication on %r was dropped: the connection was lost', name)
+            else:
+                self._channel.publish(envelope, '', exchange=topology.PUBLICATIONS.name)
 
     # Looking ahead
 

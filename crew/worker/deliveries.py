@@ -23,6 +23,7 @@ running  50 ms are over, and each 10 s          the caller hears *accept*, so th
 running  the answer begins                      the caller hears *accept*, and then the part; its time begins anew
 running  it waits for the caller's own end      its time stands still until it has what it waits for; meanwhile it is
                                                 looked now and then whether the caller is still there
+running  its answer is whole before it ends     reply; its caller hears nothing more
 running  finished                               reply, then ack on the same channel, so that no ack overtakes its reply;
                                                 *reset* in the reply's place if it failed after its answer began
 running  cancel, caller gone                    overdue, if the task is to be stopped then; else it may look and see,
@@ -149,6 +150,7 @@ class Held:
         orphaned: whether the channel it came in by is gone, so that it cannot be answered or acked.
         finished: whether its run has ended.
         answering: whether a part of its answer has gone.
+        replied: whether all of it has, though its run goes on.
         paused: whether its run waits for the caller's own end.
         release_by: when it must not be held any longer; never, once it is acked.
         acked: whether it was acked while it ran.
@@ -168,6 +170,7 @@ class Held:
     orphaned: bool = False
     finished: bool = False
     answering: bool = False
+    replied: bool = False
     paused: bool = False
     release_by: float = math.inf
     acked: bool = False
@@ -177,6 +180,11 @@ class Held:
         """Make the key once: it is asked for at each step."""
         reply_to = self.call.reply_to
         self.key = reply_to, self.call.correlation_id if reply_to else id(self)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for its answer, and can be told."""
+        return bool(self.call.reply_to) and not (self.replied or self.orphaned)
 
 
 # Three actions that each call needs are not frozen: that would make each of them three times as dear.
@@ -586,12 +594,19 @@ class Deliveries:
 
     def answer(self, held: Held, part: Reply, *, now: float) -> list[Action]:
         """Take the beginning of an answer that comes in parts; the chunks that follow are its stream's own."""
-        if held.state is not State.RUNNING or held.orphaned or not held.call.reply_to:
+        if held.state is not State.RUNNING or not held.awaited:
             return []
         held.answering = True
         actions: list[Action] = [] if held.accepted else [self._say_accept(held, now)]
         self.progress(held, now=now)
         return [*actions, Publish(held, part)]
+
+    def reply(self, held: Held, reply: Reply) -> list[Action]:
+        """Take the whole answer of a run that goes on."""
+        if held.state is not State.RUNNING or held.answering or not held.awaited:
+            return []
+        held.replied = True
+        return [Publish(held, reply)]
 
     def progress(self, held: Held, *, now: float) -> None:
         """Take note that a run goes on: its time begins anew."""
@@ -627,7 +642,7 @@ class Deliveries:
             self._begin(self._queued.pop(held.key), now)
         del self._running[held.key]
         actions: list[Action] = []
-        if outcome is not None and held.state is State.RUNNING and held.call.reply_to:
+        if outcome is not None and held.state is State.RUNNING and held.awaited:
             actions.append(Publish(held, self._ending(held, outcome)))
         if not held.acked:
             actions.append(Ack(held))
@@ -683,7 +698,7 @@ class Deliveries:
         held.release_by = math.inf
         held.acked = True
         self._acked += 1
-        if held.state is not State.RUNNING or not held.call.reply_to:
+        if held.state is not State.RUNNING or not held.awaited:
             return [AckEarly(held)]
         if not held.paused and now < held.started + held.timeout:
             held.due = min(held.started + held.timeout, now + SAY_AGAIN)
@@ -699,7 +714,7 @@ class Deliveries:
             return [Ping(held)]
         if now < over:
             held.due = min(over, now + SAY_AGAIN)
-            if held.orphaned or not held.call.reply_to:
+            if not held.awaited:
                 return []
             return [self._say_accept(held, now)]
         held.state = State.OVERDUE
@@ -708,7 +723,7 @@ class Deliveries:
         message = f'the task ran past its limit of {limit} s'
         failure = Failure(correlation_id=held.call.correlation_id, kind='timeout', message=message)
         reason = f'it ran past its limit of {limit} s'
-        if held.orphaned or not held.call.reply_to:
+        if not held.awaited:
             return [Interrupt(held, reason)]
         answer = Publish(held, self._ending(held, failure))
         return [answer, Interrupt(held, f'{reason}; its caller has been told')]

@@ -54,7 +54,7 @@ class Owner(Protocol):
         """Return what a task can wait for, in the way of its runner."""
 
     def answered(self, run: 'Run') -> None:
-        """Take note that the run has written something of its answer."""
+        """Take note that the run has something of its answer to send, or all of it."""
 
     def wanted(self, run: 'Run', offset: int, waiting: bool) -> None:
         """Take note that the run has read its body up to ``offset``, and needs more; perhaps it waits for that."""
@@ -95,6 +95,7 @@ class Run:
         owner: what it can ask of the connection.
         input: the body of the call, if that comes in parts.
         output: the answer, if it goes in parts; see :meth:`begin`.
+        reply: the whole answer, if it is to go before the run ends and has not; see :meth:`answer`.
         slot: which of the process's slots it has, once it has begun.
         started: when it began, on ``time.monotonic``; when it was made, before.
         ended: when it ended; 0 before.
@@ -115,6 +116,7 @@ class Run:
         'interrupted',
         'output',
         'owner',
+        'reply',
         'slot',
         'started',
         'task',
@@ -136,6 +138,7 @@ class Run:
         self.task = task
         self.owner = owner
         self.output: Output | None = None
+        self.reply: Reply | None = None
         self.input: Input | None = None
         if call.more:
             self.input = Input(owner.make_signal(), lambda offset, waiting: owner.wanted(self, offset, waiting))
@@ -199,6 +202,14 @@ class Run:
             self.output.fail(self.broken)
         self.output.begin(reply)
         return self.output
+
+    def answer(self, reply: Reply) -> None:
+        """Send the whole answer, although the run goes on. To be called by the task, once; it returns the same then.
+
+        Nobody waits for what it still does, and hears of it.
+        """
+        self.reply = reply
+        self.owner.answered(self)
 
     def fail_bodies(self, error: Exception) -> None:
         """Let the task know that nothing more will come of its body, and that nobody takes its answer."""

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -19,8 +19,26 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     query = {name: values[0] for name, values in parse_qs(environ['QUERY_STRING']).items()}
     note(environ['PATH_INFO'], environ['REQUEST_METHOD'])
     BEHAVIOURS[environ['PATH_INFO']](query)
-    start_response('200 OK', [('Content-Type', 'text/plain')])
-    return [f'{os.getpid()}'.encode()]
+    body = f'{os.getpid()}'.encode()
+    length = [('Content-Length', f'{len(body)}')] if 'length' in query else []
+    start_response('200 OK', [('Content-Type', 'text/plain'), *length])
+    return CleaningUp([body], float(query['close'])) if 'close' in query else [body]
+
+
+class CleaningUp:
+    """A body whose ``close`` takes some seconds, in pieces that an exception can get between."""
+
+    def __init__(self, pieces: list[bytes], seconds: float) -> None:
+        self.pieces = pieces
+        self.seconds = seconds
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.pieces)
+
+    def close(self) -> None:
+        """Clean up."""
+        sleep({'for': f'{self.seconds}'})
+        note('/closed', '-')
 
 
 def note(path: str, method: str) -> None:
