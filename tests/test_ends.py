@@ -220,6 +220,19 @@ def test_processes_that_the_application_ends_do_not_end_the_worker(stack: Stack)
     assert 'told to end' not in worker.text
 
 
+@pytest.mark.parametrize('slots', [(), ('--gevent', '2')])
+@pytest.mark.parametrize('query', ['', '?code=7'])
+def test_a_process_that_a_request_forks_is_no_second_worker(stack: Stack, slots: tuple[str, ...], query: str) -> None:
+    front = stack.front().await_ready()
+    worker = stack.worker('faults:app', *slots).await_ready()
+    (process,) = worker.children()
+    # Some short ones, so that others are fetched ahead and wait behind it.
+    answers = [front.later('POST', path) for path in ['/'] * 30 + [f'/stray{query}'] + ['/'] * 30]
+    assert {answer.result(20).body for answer in answers} == {str(process).encode()}
+    assert len(stack.runs) == 61
+    assert {run.split()[2] for run in stack.runs} == {str(process)}
+
+
 def test_nothing_is_left_when_a_worker_has_ended(stack: Stack) -> None:
     worker = stack.worker('faults:app', '--processes', '3').await_ready(3)
     processes = children_of(worker.pid)

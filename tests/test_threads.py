@@ -200,10 +200,11 @@ def test_whatever_a_task_raises_by_itself_is_its_failure(bench: Bench, error: ty
     assert 'raise error' in outcome.traceback
 
 
-def test_an_exception_without_a_text_is_a_failure_like_any_other(bench: Bench) -> None:
+@pytest.mark.parametrize('error', [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_an_exception_without_a_text_is_a_failure_like_any_other(bench: Bench, error: type[BaseException]) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
-            raise RuntimeError
+            raise error
 
     def fail(run: Run) -> Outcome:
         raise Mute

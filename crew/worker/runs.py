@@ -3,8 +3,10 @@
 The port of what runs tasks stands here too: resident threads (``threads``) and greenlets (``greenlets``) are two of it.
 """
 
+import contextlib
 import logging
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -264,9 +266,12 @@ class Runner(Protocol):
 
 def execute(task: Task, run: Run) -> Outcome:
     """Run a task to its end, whatever it is: exceptions become a :class:`Failure`, with the traceback in the log."""
+    process = os.getpid()
     try:
-        return task(run)
+        outcome = task(run)
     except BaseException as error:  # the task may raise anything, and the slot must live on
+        if os.getpid() != process:
+            _end_fork(run, error)
         if run.interrupted and isinstance(error, SystemExit):
             return timed_out(run)
         try:
@@ -275,6 +280,21 @@ def execute(task: Task, run: Run) -> Outcome:
             return _failed(run, error)
         except MemoryError:
             return cut_short(run, error)
+    if os.getpid() != process:
+        _end_fork(run, None)
+    return outcome
+
+
+def _end_fork(run: Run, error: BaseException | None) -> NoReturn:
+    """End a process that the task has forked: it would be one more worker, and run again what waits in this one."""
+    code = error.code if isinstance(error, SystemExit) else error and 1
+    if error is not None and not isinstance(error, SystemExit):
+        log.error('%s raised in a process that it has forked', run.text, exc_info=error)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # As the interpreter does it: what is no number is a message, and a failure.
+    os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
 
 
 def _failed(run: Run, error: BaseException) -> Failure:
@@ -347,5 +367,5 @@ def timed_out(run: Run) -> Failure:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as failure:  # the task's own class, and its own mistake
+    except BaseException as failure:  # the task's own class, and its own mistake
         return f'no text, for str() of it raised {type(failure).__name__}'

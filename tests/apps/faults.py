@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -143,6 +144,16 @@ def fork(query: dict[str, str]) -> None:
         process.join()
 
 
+def stray(query: dict[str, str]) -> None:
+    """Fork, and let the child come back as if it were the parent, or end as a program does."""
+    child = os.fork()
+    if child == 0 and 'code' in query:
+        sys.exit(int(query['code']))
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == int(query.get('code', 0))
+
+
 def speak(query: dict[str, str]) -> None:
     """Write to standard output."""
     print('spoken')
@@ -163,5 +174,6 @@ BEHAVIOURS = {
     '/crash': crash,
     '/exhaust': exhaust,
     '/fork': fork,
+    '/stray': stray,
     '/print': speak,
 }
