@@ -229,6 +229,21 @@ def test_a_cancelled_call_is_stopped_and_frees_its_slot(rpc: Rpc, greenlets: lis
     assert 'is stopped: its caller no longer waits' in script.text
 
 
+def test_what_never_began_behind_a_greenlet_that_computes_is_run_by_another_process(rpc: Rpc) -> None:
+    script = several(rpc, 1, '--gevent', '10', '--kill-after', '1')
+    stuck = script.children()[0]
+    client = rpc.client()
+    spinning = call(rpc, client, 'spin', name='spinning', timeout=1)
+    rpc.await_note('spinning')
+    behind = [call(rpc, client, 'a', name=f'behind-{number}') for number in range(3)]
+    rpc.send_alone('a', {'name': 'alone', 'for': 0})
+    with pytest.raises(TimeoutError):
+        spinning.wait(10)
+    assert stuck not in [result.wait(15) for result in behind]
+    assert rpc.await_note('ended:alone') != stuck
+    assert [rpc.notes[name] for name in ('behind-0', 'behind-1', 'behind-2', 'alone')] == [1, 1, 1, 1]
+
+
 def test_a_call_made_by_a_task_gets_no_more_time_than_the_task_has(rpc: Rpc) -> None:
     several(rpc, 2)
     outer, inner = rpc.client().call(rpc.id('outer'), {'task': 'left'}, timeout=8).wait(10)

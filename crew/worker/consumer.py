@@ -444,8 +444,12 @@ class Consumer:
         """Take back what was given to the runner and has not begun."""
         unbegun = []
         for run in self._runner.retract():
-            held = self._held.pop(run)
-            del self._runs[held]
+            held = self._held[run]
+            if held.acked:
+                # The broker does not have it any more, so nobody else can run it.
+                self._runner.start(run)
+                continue
+            del self._held[run], self._runs[held]
             unbegun.append(held)
         return unbegun
 

@@ -3,8 +3,12 @@
 A greenlet that computes keeps its hub from everything, so the connection must not depend on it: the native thread has
 a hub of its own and goes on with heartbeats meanwhile. Commands to the main hub go through a queue and one of libev's
 ``async`` watchers, its only call that another thread may make.
+
+Runs wait in a queue, too, and are not bound to a greenlet: each that begins takes the first of them. So what no
+greenlet has taken can be taken back by the connection's thread, even while the hub does not turn.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -32,6 +36,7 @@ class GreenletRunner:
         self._made = 0
         self._task = task
         self._on_finished: OnFinished = lambda run, outcome: None
+        self._runs: deque[Run] = deque()
         self._begun: dict[Run, gevent.Greenlet] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_up = gevent.get_hub().loop.async_()
@@ -46,7 +51,8 @@ class GreenletRunner:
 
     def start(self, run: Run) -> None:
         """Run it in a greenlet of its own; see the port."""
-        self._command(lambda: self._spawn(run))
+        self._runs.append(run)
+        self._command(self._spawn)
 
     def interrupt(self, run: Run) -> None:
         """Raise ``SystemExit`` in the greenlet at its next switch; see the port."""
@@ -54,8 +60,13 @@ class GreenletRunner:
         self._command(lambda: self._kill(run))
 
     def retract(self) -> list[Run]:
-        """Take back nothing: all have begun, or will in a moment; see the port."""
-        return []
+        """Take back what no greenlet has taken: a hub that does not turn has begun none; see the port."""
+        runs: list[Run] = []
+        # A greenlet may take the last one just now, so asking first whether there is any tells nothing.
+        with contextlib.suppress(IndexError):
+            while True:
+                runs.append(self._runs.popleft())
+        return runs
 
     def settled(self, run: Run) -> None:
         """Do nothing: what is killed is a greenlet, and each run has its own; see the port."""
@@ -78,8 +89,8 @@ class GreenletRunner:
         while self._commands:
             self._commands.popleft()()
 
-    def _spawn(self, run: Run) -> None:
-        gevent.spawn(self._live, run)
+    def _spawn(self) -> None:
+        gevent.spawn(self._live)
 
     def _kill(self, run: Run) -> None:
         # gevent takes a SystemExit that leaves a greenlet for the whole process's, so one that has not begun must not
@@ -87,7 +98,11 @@ class GreenletRunner:
         if run in self._begun:
             self._begun[run].kill(SystemExit, block=False)
 
-    def _live(self, run: Run) -> None:
+    def _live(self) -> None:
+        try:
+            run = self._runs.popleft()
+        except IndexError:  # it was taken back
+            return
         self._begun[run] = gevent.getcurrent()
         run.begin_in(self._slot())
         try:
