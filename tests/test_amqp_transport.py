@@ -10,8 +10,10 @@ from typing import NoReturn
 import pytest
 from pika.adapters.utils.nbio_interface import AbstractStreamTransport
 
+from crew import topology
 from crew.envelope import Envelope
 from crew.exceptions import BrokerRefused, ConnectionError
+from crew.master.asyncio import Client
 from crew.private_node import PrivateNode
 from crew.transports import pulse
 from crew.transports.addresses import safe_url
@@ -32,6 +34,22 @@ def test_a_message_that_a_queue_does_not_take_is_told_with_where_it_was_to_go(am
             channel.publish(Envelope(body=b'%d' % number), queue.name)
             envelope, routing_key, taken = await asyncio.wait_for(told.get(), 10)
             assert (envelope.body, routing_key, taken) == (b'%d' % number, queue.name, number == 0)
+
+    connected(amqp_url, body)
+
+
+def test_a_publication_that_the_broker_refuses_fails_no_other(amqp_url: str, queue: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel = await connection.open_channel()
+        full = await private_queue(channel, max_length=1, overflow='reject-publish')
+        async with Client(amqp_url) as client:
+            await client.publish('other', 'makes the exchange')
+            await channel.declare(topology.subscription(full.name, queue))
+            await client.publish(queue, 'fills it')
+            publications = [client.publish(name, 1) for name in ('other', queue) * 10]
+            outcomes = await asyncio.gather(*publications, return_exceptions=True)
+        assert outcomes[::2] == [None] * 10
+        assert all(isinstance(outcome, ConnectionError) and 'refused' in str(outcome) for outcome in outcomes[1::2])
 
     connected(amqp_url, body)
 

@@ -304,6 +304,37 @@ def test_who_gives_up_waiting_for_confirms_takes_them_from_nobody(broker_url: st
     connected(broker_url, body)
 
 
+def test_who_gives_up_waiting_for_one_confirm_takes_it_from_nobody(broker_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel = await connection.open_channel(confirm=True)
+        queue = await private_queue(channel)
+        waiting = []
+        for wait in (channel.last_confirmed, channel.last_confirmed, channel.confirmed):
+            channel.publish(Envelope(body=b'x'), queue.name)
+            waiting.append(asyncio.ensure_future(wait()))
+            await asyncio.sleep(0)
+        waiting[0].cancel()
+        assert await asyncio.gather(*waiting[1:]) == [None, None]
+
+    connected(broker_url, body)
+
+
+def test_a_lost_channel_fails_all_that_wait_for_one_confirm(broker_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        channel = await connection.open_channel(confirm=True, on_closed=lambda reason: None)
+        waiting = []
+        for _ in range(3):
+            channel.publish(Envelope(), 'key', exchange='crew.nowhere')
+            waiting.append(asyncio.ensure_future(channel.last_confirmed()))
+            await asyncio.sleep(0)
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(outcome, ConnectionError) and '404' in str(outcome) for outcome in outcomes)
+        with pytest.raises(ConnectionError, match='404 NOT_FOUND'):
+            await channel.last_confirmed()
+
+    connected(broker_url, body)
+
+
 def test_what_is_published_on_a_channel_that_is_being_closed_is_not_confirmed(broker_url: str) -> None:
     async def body(connection: Connection) -> None:
         channel = await connection.open_channel(confirm=True)

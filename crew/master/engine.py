@@ -119,7 +119,7 @@ class Engine:
                 await self.wait_ready()
             self.caller.check_blocked()
             sent = await self.subscriptions.publish(publication)
-        await sent.confirmed()
+        await sent.last_confirmed()
 
     async def subscribe(self, channel: str, timeout: float | None = None) -> None:
         """Subscribe to a channel, now or with the next connection, and again after each reconnect.

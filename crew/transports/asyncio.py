@@ -619,6 +619,15 @@ class AsyncioChannel:
             for confirm in done:
                 confirm.result()
 
+    async def last_confirmed(self) -> None:
+        """Wait for the broker's confirm of what has just been published; see the port."""
+        if self._error is not None:
+            raise self._error
+        confirm = self._unconfirmed.get(self._published)
+        if confirm is not None:
+            # Others may wait for all that is not confirmed, and one who gives up must not take it from them.
+            await asyncio.shield(confirm)
+
     def _confirmation(self, frame: Any) -> None:
         method = frame.method
         tags = [method.delivery_tag]

@@ -91,7 +91,7 @@ class Channel(Protocol):
         """Send a message. With ``mandatory``, one that no queue takes goes to the channel's ``on_return``.
 
         On a channel that is closed the message is dropped: whoever needs to know hears of the loss of the connection,
-        or by :meth:`confirmed`.
+        or by :meth:`confirmed` or :meth:`last_confirmed`.
         """
 
     async def confirmed(self) -> None:
@@ -99,6 +99,15 @@ class Channel(Protocol):
 
         Raises:
             ConnectionError: the connection was lost, or was lost before, or the broker refused a message.
+        """
+
+    async def last_confirmed(self) -> None:
+        """Wait until the broker has what has just been published, whatever becomes of what was published before.
+
+        Costs the same however much is not confirmed yet, so it is for those of whom many publish at once.
+
+        Raises:
+            ConnectionError: as :meth:`confirmed`, but only of this message.
         """
 
     def ack(self, tag: int) -> None:
@@ -134,7 +143,7 @@ class Connection(Protocol):
             prefetch: how many deliveries each new consumer may hold unacknowledged; 0 is any number.
             confirm: whether the broker confirms what is published.
             on_confirm: asks for confirms, too, and gets each message with its routing key and whether the broker has
-                it. If not, no queue has it, and it may be published again. Use this or :meth:`Channel.confirmed`.
+                it. If not, no queue has it, and it may be published again. Use this, or wait on the channel.
             on_return: gets messages that were published as mandatory and that no queue took, with their routing key.
             on_closed: told the reason when the broker closes this channel alone, or cancels a consumer of it because
                 the queue is gone (the channel is then closed). Without it the whole connection is closed, to be made

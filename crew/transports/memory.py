@@ -563,6 +563,11 @@ class MemoryChannel:
             self._unconfirmed.append((self._published, future))
             await future
 
+    async def last_confirmed(self) -> None:
+        """Wait for the broker's confirm of what has just been published; see the port."""
+        # Confirms come in order here, and none is a refusal.
+        await self.confirmed()
+
     # Closing
 
     async def close(self) -> None:
