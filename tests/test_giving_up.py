@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import errno
 import threading
 from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
@@ -17,7 +18,7 @@ from crew.master import own_thread, threaded_client, tornado
 from crew.master.asyncio import Client
 from crew.master.subscriptions import Subscriptions
 from crew.testing import Worker
-from crew.transports import memory
+from crew.transports import memory, threads
 from crew.transports.threads import LoopThread
 from crew.worker.consumer import Settings
 from crew.worker.deliveries import Terms
@@ -127,6 +128,35 @@ def test_an_interrupt_while_something_is_posted_stops_nothing_else(monkeypatch: 
     assert done.wait(10)
     thread.stop()
     assert thread.join(10)
+
+
+@pytest.mark.parametrize('lacking', ['Bell', 'start_native'])
+def test_a_client_whose_thread_could_not_start_says_so_and_tries_again(
+    url: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread") if lacking == 'start_native' else OSError(errno.EMFILE, 'too many')
+
+    client = threaded_client.Client(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, lacking, fail)
+        with pytest.raises(crew.ConnectionError, match='cannot be started'):
+            client.call('nobody').wait(10)
+        with pytest.raises(crew.ConnectionError, match='cannot be started'):
+            client.publish('news', 1)
+    client.publish('news', 1)
+    client.close()
+
+
+def test_a_thread_that_could_not_start_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, 'too many')
+
+    monkeypatch.setattr(threads, 'Bell', fail)
+    thread = LoopThread('test')
+    with pytest.raises(OSError, match='too many'):
+        thread.start()
+    assert thread.join(0)
 
 
 def test_a_worker_that_cannot_start_leaves_no_thread_that_tries() -> None:

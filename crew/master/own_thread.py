@@ -27,7 +27,11 @@ CLOSED_WITHIN = 5.0
 
 
 class _Connection:
-    """The thread, and the engine on its loop."""
+    """The thread, and the engine on its loop.
+
+    Raises:
+        ConnectionError: there can be no thread now, or no file descriptor for it.
+    """
 
     def __init__(self, make: Callable[[Any], Engine]) -> None:
         self._engine: Engine | None = None
@@ -38,7 +42,10 @@ class _Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = LoopThread('crew-client')
         self._thread.post(lambda: self._start(make))
-        self._thread.start()
+        try:
+            self._thread.start()
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(f'the thread of the connection cannot be started: {error}') from error
         _open.add(self)
 
     def _start(self, make: Callable[[Any], Engine]) -> None:
@@ -125,7 +132,8 @@ class _Connection:
 class OwnThreadClient(BaseClient[F]):
     """The base of clients whose connection lives in a thread of its own; they may be used from many threads at once.
 
-    The thread is started when the client is first used, and anew in a child process that was forked since.
+    The thread is started when the client is first used, and anew in a child process that was forked since. When it
+    cannot be started, that use fails with :class:`crew.ConnectionError`, and the next one tries again.
     """
 
     _connection: _Connection | None = None

@@ -61,11 +61,26 @@ class LoopThread:
         self._woken = False
         self._alive = _original('allocate_lock')()
         self._ident: int | None = None
+        self._failure: BaseException | None = None
 
     def start(self) -> None:
-        """Start the thread. What was posted before is done first."""
+        """Start the thread. What was posted before is done first.
+
+        Raises:
+            OSError: there is no file descriptor for its loop, so there is no thread, and nothing is done.
+            RuntimeError: there can be no more threads.
+        """
         self._alive.acquire()
-        start_native(self._run, self._name)
+        made = _original('allocate_lock')()
+        made.acquire()
+        try:
+            start_native(lambda: self._run(made.release), self._name)
+        except BaseException:
+            self._alive.release()
+            raise
+        made.acquire()
+        if self._failure is not None:
+            raise self._failure
 
     def post(self, work: Callable[[], None]) -> None:
         """Have something done on the loop, in order; from any thread. One wake-up serves all that is posted then."""
@@ -105,12 +120,17 @@ class LoopThread:
         assert self._loop is not None
         self._loop.stop()
 
-    def _run(self) -> None:
+    def _run(self, made: Callable[[], None]) -> None:
         self._ident = _original('get_ident')()
-        # Made here, because under gevent its selector belongs to the hub of the thread that makes it.
-        loop = asyncio.new_event_loop()
+        try:
+            loop = self._make_loop()
+        except BaseException as error:  # whatever it is, it is for the one who starts this
+            self._failure = error
+            self._alive.release()
+            return
+        finally:
+            made()
         asyncio.set_event_loop(loop)
-        self._loop, self._bell = loop, Bell(loop, self._obey)
         # From here on posts wake us; what came before does not.
         loop.call_soon(self._obey)
         try:
@@ -121,6 +141,17 @@ class LoopThread:
             asyncio.set_event_loop(None)
             loop.close()
             self._alive.release()
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        # In this thread, because under gevent its selector belongs to the hub of the thread that makes it.
+        loop = asyncio.new_event_loop()
+        try:
+            bell = Bell(loop, self._obey)
+        except BaseException:
+            loop.close()
+            raise
+        self._loop, self._bell = loop, bell
+        return loop
 
     def _obey(self) -> None:
         self._woken = False
