@@ -246,6 +246,26 @@ def test_who_would_wait_for_the_connection_in_its_own_thread_is_told(url: str) -
         assert isinstance(told.get(timeout=10), RuntimeError)
 
 
+@pytest.mark.parametrize('waiting', ['wait', 'result', 'exception'])
+def test_who_would_wait_for_a_result_in_the_connections_thread_is_told(url: str, waiting: str) -> None:
+    told: SimpleQueue[Any] = SimpleQueue()
+
+    def call_back(result: threaded_client.Result) -> None:
+        with pytest.raises(crew.ExpirationError):
+            result.wait()
+        try:
+            getattr(client.call('nobody', expiration=10), waiting)(1)
+        except BaseException as error:
+            told.put(error)
+
+    with threaded_client.Client(url, tasks=['nobody']) as client:
+        # Not over before somebody is to be called back: that would happen in this thread.
+        client.call('nobody', expiration=1).add_done_callback(call_back)  # type: ignore[arg-type]
+        error = told.get(timeout=10)
+        assert isinstance(error, RuntimeError)
+        assert 'use callback=' in str(error)
+
+
 def test_an_id_that_is_used_again_brings_no_other_calls_value(url: str) -> None:
     entered, released = threading.Event(), threading.Event()
     tasks = Registry()

@@ -33,11 +33,17 @@ class Result(concurrent.futures.Future[Any]):
     ``done()``, ``cancel()`` (which cancels the call), ``add_done_callback()`` (which calls back in the connection's
     thread) and ``concurrent.futures.as_completed`` work as for every such future.
 
+    Args:
+        check_thread: raises ``RuntimeError`` in the thread that would have to bring the outcome.
+
     Attributes:
         headers: what the task put into ``context.headers``; empty before there is a value.
     """
 
-    headers: Headers
+    def __init__(self, check_thread: Callable[[], None]) -> None:
+        super().__init__()
+        self.headers: Headers = {}
+        self._check_thread = check_thread
 
     def wait(self, timeout: float | None = None) -> Any:
         """Wait for the value and return it.
@@ -49,6 +55,7 @@ class Result(concurrent.futures.Future[Any]):
         Raises:
             TimeoutError: it took longer.
             CrewError: what ``call`` says.
+            RuntimeError: there is no outcome yet, and this is the connection's own thread.
         """
         try:
             return self.result(timeout)
@@ -57,6 +64,34 @@ class Result(concurrent.futures.Future[Any]):
                 # The task's own, or it has ended just now.
                 return self.result()
             raise TimeoutError(f'no answer within {timeout:g} s; the call goes on') from None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait as every such future does: the timeout's exception is that of ``concurrent.futures``.
+
+        Args:
+            timeout: as for :meth:`wait`.
+
+        Raises:
+            RuntimeError: as for :meth:`wait`.
+        """
+        self._check_wait()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait in the same way, and return what :meth:`result` would raise, or None.
+
+        Args:
+            timeout: as for :meth:`wait`.
+
+        Raises:
+            RuntimeError: as for :meth:`wait`.
+        """
+        self._check_wait()
+        return super().exception(timeout)
+
+    def _check_wait(self) -> None:
+        if not self.done():
+            self._check_thread()
 
 
 class Client(OwnThreadClient[Result]):
@@ -88,7 +123,7 @@ class Client(OwnThreadClient[Result]):
         self.close()
 
     def _pending(self, on_cancel: Callable[[], None]) -> '_Pending':
-        return _Pending(on_cancel)
+        return _Pending(on_cancel, self._check_thread)
 
     def _finish(self, pending: Any, timeout: float | None) -> Any:
         self._check_thread()
@@ -123,9 +158,8 @@ def _call_back(callbacks: 'SimpleQueue[Callable[[], None] | None]') -> None:
 class _Pending:
     """The result, and how it is told its outcome."""
 
-    def __init__(self, on_cancel: Callable[[], None]) -> None:
-        self.future = Result()
-        self.future.headers = {}
+    def __init__(self, on_cancel: Callable[[], None], check_thread: Callable[[], None]) -> None:
+        self.future = Result(check_thread)
         self.future.add_done_callback(lambda future: on_cancel() if future.cancelled() else None)
 
     def resolve(self, value: Any, headers: Headers) -> None:
