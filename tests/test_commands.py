@@ -47,6 +47,7 @@ def run(module: str, *arguments: str) -> tuple[int, str]:
         ('wrong:failing_factory()', 'RuntimeError: this factory is broken (.*wrong.py:'),
         ('broken:app', 'RuntimeError: this module is broken (.*broken.py:3)'),
         ('exiting:app', 'SystemExit: 0 (.*exiting.py:5)'),
+        ('interrupted:app', 'KeyboardInterrupt'),
     ],
 )
 def test_a_worker_says_what_is_wrong_with_its_application(app: str, said: str) -> None:

@@ -240,15 +240,16 @@ def test_starters_are_called_in_order_with_the_settings_before_any_task(tasks: R
     assert order == ['first 1', 'second connected']
 
 
-def test_a_starter_that_fails_keeps_the_worker_from_starting(tasks: Registry) -> None:
+@pytest.mark.parametrize('error', [OSError('no database'), SystemExit(3), KeyboardInterrupt()], ids=repr)
+def test_a_starter_that_fails_keeps_the_worker_from_starting(tasks: Registry, error: BaseException) -> None:
     called = []
 
     @on_start
     def failing(settings: SimpleNamespace) -> None:
-        raise OSError('no database')
+        raise error
 
     on_start(called.append)
-    with pytest.raises(CannotStart, match='the worker cannot start: OSError: no database'):
+    with pytest.raises(CannotStart, match=f'the worker cannot start: {type(error).__name__}: {error}'):
         command._loader(Namespace(accept=[]), {})()
     assert called == []
 

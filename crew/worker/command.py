@@ -174,7 +174,7 @@ def _loader(options: argparse.Namespace, values: Mapping[str, Any]) -> Callable[
         for starter in tasks.starters:
             try:
                 starter(made)
-            except Exception as error:  # the application's own
+            except BaseException as error:  # the application's own, sys.exit() too: every new process would do the same
                 log.exception('%s failed', getattr(starter, '__qualname__', starter))
                 raise CannotStart(f'the worker cannot start: {type(error).__name__}: {error}') from error
         return registered_task(tasks, made, accepted(options.accept))

@@ -56,7 +56,7 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
         if settings.slots > ties.clock.slots:
             raise CannotStart('more calls are to run at once than the supervisor knows of: start the worker anew')
         with _kept_signals():
-            task = load()
+            task = _loaded(load)
     except CannotStart as error:
         ties.clock.set_reason(str(error))
         log.error('%s', error)
@@ -69,6 +69,15 @@ def serve(settings: Settings, load: Callable[[], Task], ties: Ties, *, gevent: b
     thread.start()
     thread.join()
     return connection.exit_code
+
+
+def _loaded(load: Callable[[], Task]) -> Task:
+    try:
+        return load()
+    except (KeyboardInterrupt, SystemExit) as error:
+        # The application's own, for no signal raises it here. Every new process would do the same.
+        log.debug('loading was ended', exc_info=error)
+        raise CannotStart(f'the worker cannot start: {type(error).__name__} was raised as it was loaded') from error
 
 
 class _ConnectionThread:
