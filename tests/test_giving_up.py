@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import errno
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
@@ -95,6 +96,39 @@ def test_a_subscription_that_is_given_up_while_it_is_made_is_not_made_twice(url:
         assert sum(name.startswith('crew.subscribe.') for name in memory.broker(url).queues()) == 1
 
     connected(url, body)
+
+
+@pytest.mark.parametrize('given_up', [False, True], ids=['waited for', 'given up'])
+@pytest.mark.parametrize(
+    'begin',
+    [
+        lambda client: client.consume('things', print),
+        lambda client: client.publish('news', 1),
+        lambda client: client.subscribe('news', print),
+    ],
+    ids=['consume', 'publish', 'subscribe'],
+)
+def test_what_begins_as_the_client_closes_is_no_complaint_of_the_loop(
+    url: str, begin: Callable[[Client], 'asyncio.Future[None]'], given_up: bool
+) -> None:
+    complaints: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        for turns in range(3 * TURNS):
+            client = Client(url)
+            begun = begin(client)
+            await pass_turns(turns)
+            if given_up:
+                begun.cancel()
+            await client.close()
+            await asyncio.gather(begun, return_exceptions=True)
+            del begun
+        # Said of what is collected.
+        gc.collect()
+
+    asyncio.run(run())
+    assert complaints == []
 
 
 def test_others_may_subscribe_while_a_client_starts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,8 @@ class Engine:
         publishing = asyncio.ensure_future(self._publish(publication))
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
+        # Whoever gives up, or is told that it took too long, looks no more; the loop must not complain of that.
+        publishing.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.wait_for(publishing, timeout)
         except asyncio.TimeoutError:
@@ -150,6 +152,8 @@ class Engine:
         """
         begun = self.consumers.consume(queue, prefetch, on_message)
         waiting: asyncio.Future[None] = asyncio.ensure_future(self.wait_ready(timeout))
+        # When the client is closed both end, and only one of them is looked at.
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.wait({begun, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not begun.done():

@@ -102,7 +102,10 @@ class Subscriptions:
             ConnectionError: there is no connection, or it was lost meanwhile.
         """
         # One who gives up must not leave half of it behind: a queue that nobody reads, or a second one that is read.
-        await asyncio.shield(self._bind(channel))
+        binding = asyncio.ensure_future(self._bind(channel))
+        # Who has given up does not look at it; the loop must not complain of that.
+        binding.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(binding)
 
     async def _bind(self, channel: str) -> None:
         async with self._changing:
