@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import errno
 import gc
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from queue import SimpleQueue
@@ -341,6 +342,17 @@ def test_an_exchange_that_routes_nowhere_is_named(url: str) -> None:
 def test_a_wrong_argument_is_named(url: str, wrong: dict[str, Any]) -> None:
     with threaded_client.Client(url) as client, pytest.raises(ValueError, match=next(iter(wrong))):
         client.call('t', **wrong)
+
+
+@pytest.mark.parametrize('name', ['expiration', 'timeout'])
+def test_the_most_that_is_said_of_a_time_is_what_is_taken(url: str, name: str) -> None:
+    with threaded_client.Client(url, tasks=['t']) as client:
+        with pytest.raises(ValueError, match=f'{name} must be a positive number of seconds, at most') as caught:
+            client.call('t', **{name: 2.0**32})
+        most = int(re.findall('at most (.*),', str(caught.value))[0])
+        with pytest.raises(ValueError, match=f'at most {most}, '):
+            client.call('t', **{name: most + 0.5})
+        client.call('t', **{name: most}).cancel()
 
 
 def test_a_single_task_may_be_given_by_its_name(url: str) -> None:

@@ -34,7 +34,7 @@ from crew.ids import unique_id
 from crew.master.caller import Counters
 from crew.master.engine import Engine
 from crew.master.parallel import Parallel
-from crew.messages import Call, Chunk, Credit, HeaderValue, Publication, Reply
+from crew.messages import MAX_EXPIRATION, Call, Chunk, Credit, HeaderValue, Publication, Reply
 from crew.payloads import Payload, pack, unpack
 from crew.serializers import CONTENT_TYPES, Serializer, accepted
 from crew.topology import QueueType
@@ -53,6 +53,9 @@ DAY = 86400.0
 
 #: How long a publication waits for a connection, in seconds.
 PUBLISH_TIMEOUT = 30.0
+
+#: How long a call may be said to run at most, in seconds.
+MAX_TIMEOUT = 2**32 - 1
 
 #: How many ids of calls that were given up are remembered.
 MAX_ABANDONED = 10_000
@@ -377,9 +380,9 @@ class BaseClient(ABC, Generic[F]):
         exchange: str = '',
         timeout: float | None = None,
     ) -> Outgoing:
-        for name, limit in (('expiration', expiration), ('timeout', 1.0 if timeout is None else timeout)):
-            if not (isinstance(limit, (int, float)) and 0 < limit < 2**32):
-                raise ValueError(f'{name} must be a positive number of seconds, below {2**32}, not {limit!r}')
+        _check_seconds('expiration', expiration, MAX_EXPIRATION)
+        if timeout is not None:
+            _check_seconds('timeout', timeout, MAX_TIMEOUT)
         if headers is not None and not isinstance(headers, Mapping):
             raise ValueError(f'headers must be a mapping, not {type(headers).__name__}')
         payload = pack(data, serializer, gzip=gzip, gzip_level=gzip_level)
@@ -737,6 +740,11 @@ class _CalledBack:
 
 def _nothing() -> None:
     pass
+
+
+def _check_seconds(name: str, value: object, most: int) -> None:
+    if not (isinstance(value, (int, float)) and 0 < value <= most):
+        raise ValueError(f'{name} must be a positive number of seconds, at most {most}, not {value!r}')
 
 
 def _login(
