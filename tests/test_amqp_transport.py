@@ -175,6 +175,17 @@ def test_a_limit_of_connections_may_be_over_soon(broker: PrivateNode) -> None:
         broker.ctl('delete_vhost', 'full')
 
 
+def test_a_connection_says_that_it_has_no_channel_left_and_goes_on(amqp_url: str) -> None:
+    async def body(connection: Connection) -> None:
+        channels = [await connection.open_channel() for _ in range(2)]
+        with pytest.raises(ConnectionError, match='no channel is free: the connection has 2, and all are taken'):
+            await connection.open_channel()
+        await channels[0].close()
+        await connection.open_channel()
+
+    connected(f'{amqp_url}?channel_max=2', body)
+
+
 def test_nobody_there_and_nobody_answering_are_connection_errors() -> None:
     with socket.create_server(('127.0.0.1', 0)) as silent:
         port = silent.getsockname()[1]

@@ -25,6 +25,7 @@ from pika.exceptions import (
     ChannelClosedByBroker,
     ConnectionClosedByBroker,
     IncompatibleProtocolError,
+    NoFreeChannels,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
@@ -474,6 +475,12 @@ class AsyncioChannel:
         opened = self._future()
         try:
             self._pika = connection.channel(on_open_callback=lambda _: _settle(opened, None))
+        except NoFreeChannels as error:
+            most = connection.params.channel_max
+            raise ConnectionError(
+                f'no channel is free: the connection has {most}, and all are taken; a call through an exchange '
+                'takes one until the broker has it, so it must wait for others'
+            ) from error
         except AMQPError as error:
             raise ConnectionError(f'the connection to the broker is gone: {_words(error)}') from error
         self._pika.add_on_close_callback(lambda _, error: self._closed_by(error))
