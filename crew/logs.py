@@ -16,6 +16,8 @@ __all__ = [
     'collect',
     'console',
     'inform',
+    'one_line',
+    'quoted',
     'restore',
     'set_up',
     'spare_threads',
@@ -25,6 +27,9 @@ LogFormat = Literal['text', 'json']
 
 OURS = ('crew', 'crew_wsgi')
 LIBRARIES = ('asyncio', 'pika', 'tornado')
+
+# What would end a quotation, or be taken for an escape.
+_IN_QUOTES = str.maketrans({'"': r'\"', '\\': r'\\'})
 
 
 class Said(NamedTuple):
@@ -229,6 +234,26 @@ def _only_handler(logger: logging.Logger) -> LineHandler | None:
     if not isinstance(handler, LineHandler) or handler.filters or handler.level > logging.INFO:
         return None
     return handler if isinstance(handler.formatter, TextFormatter) else None
+
+
+def one_line(text: str) -> str:
+    """Return what others have said as a line may repeat it.
+
+    What cannot be printed becomes an escape: a line end would let them write lines of their own, and terminals obey
+    control characters.
+    """
+    return text if text.isprintable() else ''.join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else character.encode('unicode_escape').decode()
+
+
+def quoted(text: str) -> str:
+    """Return what others have said as a line may repeat it between double quotes, which it cannot end."""
+    if '"' in text or '\\' in text:
+        text = text.translate(_IN_QUOTES)
+    return one_line(text)
 
 
 def collect(later: Callable[[Callable[[], None]], object]) -> None:

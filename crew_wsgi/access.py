@@ -36,9 +36,10 @@ def log_access(
     if not log.isEnabledFor(logging.INFO):
         return
     client, (method, target, version) = context.remote_ip, start_line
+    line = f'{method} {logs.quoted(target)} {version}'
     logs.inform(
         log,
-        f'{client} "{method} {target} {version}" {status} {size} {seconds * 1000:.1f}ms id={request_id}{note}',
+        f'{client} "{line}" {status} {size} {seconds * 1000:.1f}ms id={request_id}{logs.one_line(note)}',
         lambda: {
             'client': client,
             'method': method,

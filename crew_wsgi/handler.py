@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 
 from tornado import httputil
 
+from crew import logs
 from crew.exceptions import ConnectionError, CrewError, ProtocolError
 from crew.ids import unique_id
 from crew.messages import Call, Chunk, Credit, Reply
@@ -386,7 +387,7 @@ class Handler:
 
     def _cut(self, why: str) -> None:
         """Close the connection in the middle of an answer: ended, it would look whole."""
-        log.warning('the answer to request %s is cut: %s', self._request_id, why)
+        log.warning('the answer to request %s is cut: %s', self._request_id, logs.one_line(why))
         self._note = self._note or f' (cut: {why})'
         self._log_access(self._status)
         self._stop_timers()

@@ -148,7 +148,7 @@ class Reader:
         self._buffer.clear()
 
     def guess(self) -> httputil.RequestStartLine:
-        """Return what a head that cannot be read seems to begin with, fit for a log."""
+        """Return what a head that cannot be read seems to begin with."""
         return _guessed(self._buffer)
 
     # Heads
@@ -457,8 +457,7 @@ def _length(fields: Fields) -> int | None:
 
 
 def _guessed(head: bytes | bytearray) -> httputil.RequestStartLine:
-    """Return what a malformed head seems to begin with, fit for a log."""
+    """Return what a malformed head seems to begin with."""
     line = bytes(head[:200].split(b'\n', 1)[0].rstrip(b'\r'))
     method = 'HEAD' if line.startswith(b'HEAD ') else '-'
-    shown = line.decode('latin-1').encode('unicode_escape').decode()
-    return httputil.RequestStartLine(method, shown, '-')
+    return httputil.RequestStartLine(method, line.decode('latin-1'), '-')

@@ -7,12 +7,18 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from urllib.parse import quote
 
 import pytest
+from tornado.httputil import RequestStartLine
 
 from crew import logs
+from crew_wsgi.access import log_access
+from crew_wsgi.connections import Context
 from tests.stack import Stack
 from tests.waiting import wait_until
+from tests.wire import Wire
 
 ID = {'X-Request-ID': 'find-me'}
 
@@ -51,6 +57,45 @@ def test_sigquit_shows_where_everything_is_and_ends_nothing(stack: Stack, whom: 
     front.signal(signal.SIGQUIT)
     front.await_log('most recent call first')
     assert answer.result(10).status == 200
+
+
+FORGED = 'x\n2026-11-30 14:00:00,000 INFO 532 crew_wsgi.access: 10.0.0.9 "GET /forged HTTP/1.1" 200 5 1.0ms id=forged'
+
+
+def test_what_an_application_raised_makes_no_line_of_its_own(stack: Stack) -> None:
+    front = stack.front().await_ready()
+    stack.worker('streaming:app').await_ready()
+    with Wire(front.port) as wire:
+        wire.send(f'GET /fail?blocks=1&why={quote(FORGED)} HTTP/1.1\r\nHost: crew.test\r\n\r\n'.encode())
+        with suppress(ConnectionError):
+            wire.answer()
+    front.await_log(r'is cut: .*LookupError: x\\n2026.*\n(.*\n)*.*"GET /fail\?.*LookupError: x\\n2026.*id=forged')
+    assert not re.search('^2026-11-30 14:00:00,000', front.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ('target', 'shown'),
+    [
+        ('/plain?a=%22', '/plain?a=%22'),
+        ('/\xe4', '/\xe4'),
+        ('/\x9b31m\x85', r'/\x9b31m\x85'),
+        ('/" 200 "\\', r'/\" 200 \"\\'),
+        ('/\r\n\ud800', r'/\r\n\ud800'),
+    ],
+)
+def test_a_target_cannot_leave_its_quotes(caplog: pytest.LogCaptureFixture, target: str, shown: str) -> None:
+    caplog.set_level(logging.INFO, 'crew_wsgi.access')
+    log_access(
+        Context(('127.0.0.1', 1), 'http'),
+        RequestStartLine('GET', target, 'HTTP/1.1'),
+        status=200,
+        size=5,
+        seconds=0.001,
+        request_id='1',
+        note=' (it said: "\x1b\n")',
+    )
+    assert caplog.messages == [rf'127.0.0.1 "GET {shown} HTTP/1.1" 200 5 1.0ms id=1 (it said: "\x1b\n")']
+    assert caplog.records[0].fields['target'] == target  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def steps(environ: Environ, query: Query) -> Iterator[bytes]:
 def fail(environ: Environ, query: Query) -> Iterator[bytes]:
     """Yield some blocks, then raise."""
     yield from source(environ, query)
-    raise LookupError('on purpose')
+    raise LookupError(query.get('why', 'on purpose'))
 
 
 def writes(write: Callable[[bytes], object]) -> Iterable[bytes]:
