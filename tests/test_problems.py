@@ -19,7 +19,17 @@ from crew.exceptions import (
     Unroutable,
     WorkerLost,
 )
-from crew_wsgi.problems import UNAVAILABLE, Problem, bad_request, problem_of, respond, too_long, too_many
+from crew_wsgi.problems import (
+    LONGEST_ACCEPT,
+    UNAVAILABLE,
+    Problem,
+    bad_request,
+    problem_of,
+    respond,
+    too_long,
+    too_many,
+)
+from tests.fuzzing.bounds import quick
 
 #: RFC 9209 §2.3, those that we use.
 ERROR_TYPES = {
@@ -135,6 +145,14 @@ def test_the_body_is_what_the_client_prefers(accept: str, expected: str) -> None
 @given(st.text(st.characters(max_codepoint=255), max_size=30) | st.text('texthmlapicjson/*;q=.,01 "', max_size=30))
 def test_any_accept_gets_an_answer(accept: str) -> None:
     assert media_type(accept).partition(';')[0] in ('text/plain', 'text/html', 'application/problem+json')
+
+
+def test_a_long_accept_is_not_read() -> None:
+    read = 'application/json'.ljust(LONGEST_ACCEPT)
+    assert media_type(read) == 'application/problem+json'
+    assert media_type(f'{read} ') == 'text/plain; charset=utf-8'
+    with quick(0.05):
+        respond(UNAVAILABLE, 'a/b,' * 16_000)
 
 
 @every_problem
