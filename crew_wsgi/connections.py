@@ -5,6 +5,7 @@ its answer, what the client sends ahead stays in the kernel beyond one buffer.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -471,7 +472,9 @@ class Connection(asyncio.Protocol):
     def _end_our_half(self) -> None:
         """Show the client that this was all, so that it need not wait for the end of our patience."""
         if not self.closed and self._transport.can_write_eof():
-            self._transport.write_eof()
+            # Who has reset the connection meanwhile is heard of in the next turn only.
+            with contextlib.suppress(OSError):
+                self._transport.write_eof()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -5,6 +5,7 @@ At the end a few connections, with one.
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
@@ -315,3 +316,36 @@ def test_a_client_that_was_refused_is_not_idle_while_it_sends_the_rest() -> None
         return data
 
     assert asyncio.run(talk()).startswith(b'HTTP/1.1 400 ')
+
+
+def test_a_client_that_was_refused_may_have_gone_when_it_is_shown_the_end() -> None:
+    gone = asyncio.Event()
+
+    class Refusing(Answering):
+        def refuse(self, problem: Problem, start_line: httputil.RequestStartLine) -> None:
+            self._exchange.write_headers(400, 'Bad Request', [('Content-Length', '0')], b'', closes=True)
+            reset(client)
+            gone.set()
+
+    async def talk() -> list[dict[str, Any]]:
+        wrong: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        with socket.create_server(('127.0.0.1', 0)) as listening:
+            listening.setblocking(False)
+            server = HttpServer(Refusing, max_head=MAX_HEAD, max_connections=9, times=Times(), budget=Budget(10**9))
+            server.add_sockets([listening])
+            client.connect(listening.getsockname())
+            client.send(b'POST / HTTP/1.1\r\nHost: a b\r\n\r\n')
+            await gone.wait()
+            await server.wait_closed(5.0)
+            server.stop()
+            await server.close_all_connections()
+        return wrong
+
+    with socket.socket() as client:
+        assert not asyncio.run(asyncio.wait_for(talk(), 10.0))
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    client.close()
