@@ -335,6 +335,11 @@ class Connection(asyncio.Protocol):
 
     # For exchanges
 
+    @property
+    def unread(self) -> int:
+        """How many bytes have come that nobody has taken."""
+        return self._reader.size
+
     def write(self, data: bytes | memoryview) -> None:
         """Write bytes; nothing happens if the connection is closed."""
         if not self.closed:

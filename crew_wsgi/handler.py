@@ -379,8 +379,8 @@ class Handler:
             # Its end comes next.
             return
         self._upload.discard()
-        # Who waits for 100 sends nothing.
-        if self._upload.expects:
+        # Who waits for 100 sends nothing; but nobody has to wait for long (RFC 9110 §10.1.1), and curl does not.
+        if self._upload.expects and not self._upload.size and not self._exchange.connection.unread:
             self._end()
         else:
             self._timer.start(LINGER, self._end)

@@ -285,6 +285,16 @@ def test_who_expects_100_does_not_get_it_from_an_application_that_does_not_read(
         assert wire.ended()
 
 
+def test_who_expects_100_but_does_not_wait_for_it_can_read_the_answer(stack: Stack) -> None:
+    front, _ = start(stack)
+    with Wire(front.port) as wire:
+        wire.send(sized('/?first=1', 20_000_000, 'Expect: 100-continue'))
+        await_note(stack, 'POST /')
+        with sending(lambda: wire.send(bytes(20_000_000))):
+            assert wire.answer().status == 200
+        assert wire.ended()
+
+
 def test_who_expects_100_gets_it_when_the_application_reads_and_only_then(stack: Stack) -> None:
     front, _ = start(stack)
     with Wire(front.port) as wire:
