@@ -47,8 +47,8 @@ class Times:
     Args:
         idle: without a request.
         head: from the first byte of a head to its last; one that comes a byte at a time would hold us for ever.
-        linger: for reading the answer after a refusal. Closing at once would reset the connection, and the client would
-            lose the answer (RFC 9112 §9.6).
+        linger: for reading the last answer, where the client sends more than is read. Closing at once would reset the
+            connection, and the client would lose the answer (RFC 9112 §9.6).
     """
 
     idle: float = 75.0
@@ -252,10 +252,10 @@ class Connection(asyncio.Protocol):
         '_drained',
         '_exchange',
         '_held',
+        '_lingering',
         '_made',
         '_paused',
         '_reader',
-        '_refused',
         '_server',
         '_timer',
         '_transport',
@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(server.max_head)
         self._exchange: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._made = self._advancing = self._paused = self._refused = self._held = False
+        self._made = self._advancing = self._paused = self._lingering = self._held = False
         self._drained: list[Callable[[], None]] = []
         self.closed = self.writing = False
 
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self._refused or self.closed:
+        if self._lingering or self.closed:
             # Whatever comes now is thrown away, until the client hangs up.
             return
         self._reader.feed(data)
@@ -326,7 +326,7 @@ class Connection(asyncio.Protocol):
         self._server.lost(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            exchange.lost(refused=self._refused)
+            exchange.lost(refused=self._lingering)
             exchange.let_go()
         self.writing = False
         drained, self._drained = self._drained, []
@@ -359,6 +359,14 @@ class Connection(asyncio.Protocol):
             if self._made:
                 self._transport.close()
 
+    def end(self) -> None:
+        """Close it behind its last answer, whose request was read to its end."""
+        if not self.closed and self._reader.begun:
+            self._linger()
+            self._end_our_half()
+        else:
+            self.close()
+
     def abort(self) -> None:
         """Close it now, whatever has been written."""
         self.closed = True
@@ -375,7 +383,7 @@ class Connection(asyncio.Protocol):
                     self._advance()
                 else:
                     self._throttle()
-                if self._exchange is None and not self._reader.begun:
+                if self._exchange is None and not self._reader.begun and not self._lingering:
                     self._server.idle(self)
 
     # Reading
@@ -387,7 +395,7 @@ class Connection(asyncio.Protocol):
         self._advancing = True
         try:
             for _ in range(TURN):
-                if self.closed or self._held or self._refused or (self._exchange is not None and self._exchange.read):
+                if self.closed or self._held or self._lingering or (self._exchange is not None and self._exchange.read):
                     break
                 if not self._step():
                     break
@@ -461,18 +469,22 @@ class Connection(asyncio.Protocol):
         self._refuse(Malformed('The head of the request did not come in time.', 408))
 
     def _refuse(self, error: Malformed) -> None:
-        # What it still sends is read: nobody may close it meanwhile because it has no request.
-        self._server.not_idle(self)
         self._stop_timer()
         self._server.budget.release(self)
-        self._refused = True
         start_line = self._reader.guess() if self._exchange is None else self._exchange.start_line
-        self._reader.clear()
+        self._linger()
         if self._exchange is None:
             self._exchange = Exchange(self, self._server.begin)
         self._exchange.refuse(error.problem, start_line)
-        self._timer = self.loop.call_later(self._server.times.linger, self.close)
         self.when_drained(self._end_our_half)
+
+    def _linger(self) -> None:
+        """Throw away what still comes, until the client hangs up or its time is over."""
+        # Nobody may close it meanwhile because it has no request.
+        self._server.not_idle(self)
+        self._lingering = True
+        self._reader.clear()
+        self._timer = self.loop.call_later(self._server.times.linger, self.close)
 
     def _end_our_half(self) -> None:
         """Show the client that this was all, so that it need not wait for the end of our patience."""
@@ -606,7 +618,10 @@ class Exchange:
         assert self._answer is not None
         self._over = True
         if self._answer.closes:
-            self.connection.close()
+            if self.read:
+                self.connection.end()
+            else:
+                self.connection.close()
         self.connection.answered(self)
 
 

@@ -375,6 +375,15 @@ def test_what_comes_behind_the_last_request_is_not_served(stack: Stack, front: F
     assert len(runs(stack)) == before + 1
 
 
+def test_the_last_answer_can_be_read_by_who_sends_more(front: Front) -> None:
+    with Wire(front.port) as wire:
+        wire.send(GET + b'Connection: close\r\n\r\n' + SMUGGLED * 20_000)
+        # That of a connection that is reset is lost.
+        time.sleep(0.5)
+        assert wire.answer().status == 200
+        assert wire.read() == b''
+
+
 def test_a_refusal_can_be_read_by_who_sends_all_before(front: Front) -> None:
     with Wire(front.port) as wire:
         wire.send(padded(200_000)[:-4] + b'p' * 4_000_000)
