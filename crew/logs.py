@@ -186,14 +186,17 @@ def console(log_format: LogFormat = 'text') -> LineHandler:
 def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INFO') -> None:
     """Send what crew logs in this process to standard error.
 
-    Only crew's own loggers are touched: the root is the application's, which may configure it as it likes.
+    Only crew's own loggers are touched: the root is the application's, which may configure it as it likes. What has no
+    handler then, such as asyncio's warnings, goes where crew's lines go and looks like them.
 
     Args:
         verbosity: 0 for what matters, 1 for debugging crew, 2 for the libraries under it too.
         log_format: ``text``, or ``json`` for one object a line.
         level: the lowest level that is shown, when ``verbosity`` does not ask for more.
     """
-    handler = console(log_format)
+    handler, last = console(log_format), console(log_format)
+    last.setLevel(logging.WARNING)
+    logging.lastResort = last
     for name in (*OURS, *(LIBRARIES if verbosity > 1 else ())):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -340,6 +340,11 @@ class Connection(asyncio.Protocol):
         """How many bytes have come that nobody has taken."""
         return self._reader.size
 
+    @property
+    def failing(self) -> bool:
+        """Whether it takes nothing more: it is closed, or a write has failed, which others hear in the next turn."""
+        return self.closed or self._transport.is_closing()
+
     def write(self, data: bytes | memoryview) -> None:
         """Write bytes; nothing happens if the connection is closed."""
         if not self.closed:

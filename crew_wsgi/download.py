@@ -171,7 +171,7 @@ class Download:
         if self._connection.closed:
             self._owner.on_connection_close()
             return
-        while self._rest and not self._connection.closed:
+        while self._rest and not self._connection.failing:
             if self._connection.writing:
                 self._hold()
                 self._owner.mind_clock()

@@ -17,7 +17,10 @@ from tornado import httputil
 
 from crew_wsgi.budget import Budget
 from crew_wsgi.connections import Delegate, Exchange, HttpServer, Times
+from crew_wsgi.download import PIECE, Download
 from crew_wsgi.http1 import END, Answer, End, Head, Malformed, Reader
+from crew_wsgi.messages import Response
+from crew_wsgi.patience import Patience
 from crew_wsgi.problems import Problem
 
 MAX_HEAD = 400
@@ -327,25 +330,62 @@ def test_a_client_that_was_refused_may_have_gone_when_it_is_shown_the_end() -> N
             reset(client)
             gone.set()
 
-    async def talk() -> list[dict[str, Any]]:
-        wrong: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
-        with socket.create_server(('127.0.0.1', 0)) as listening:
-            listening.setblocking(False)
-            server = HttpServer(Refusing, max_head=MAX_HEAD, max_connections=9, times=Times(), budget=Budget(10**9))
-            server.add_sockets([listening])
-            client.connect(listening.getsockname())
-            client.send(b'POST / HTTP/1.1\r\nHost: a b\r\n\r\n')
-            await gone.wait()
-            await server.wait_closed(5.0)
-            server.stop()
-            await server.close_all_connections()
-        return wrong
-
     with socket.socket() as client:
-        assert not asyncio.run(asyncio.wait_for(talk(), 10.0))
+        assert not asyncio.run(asyncio.wait_for(leave(Refusing, client, MALFORMED[0], gone), 10.0))
 
 
 def reset(client: socket.socket) -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
     client.close()
+
+
+def test_nothing_is_written_to_a_connection_that_has_just_failed(caplog: pytest.LogCaptureFixture) -> None:
+    gone = asyncio.Event()
+
+    class Downloading(Answering):
+        SIZE = 20 * PIECE
+
+        def finish(self) -> None:
+            reset(client)
+            download = Download(Owner(), self._exchange, Budget(10**9), Patience(60.0, 1024))
+            response = Response(status='200 OK', headers=[('Content-Length', str(self.SIZE))], body=b'')
+            download.begin(response, '', bytes(self.SIZE), whole=True, length=None, closes=False)
+            assert download.written < self.SIZE
+            gone.set()
+
+    class Owner:
+        def credit(self, offset: int) -> None: ...
+
+        def mind_clock(self) -> None: ...
+
+        answer_late = answer_written = answer_crowded = on_connection_close = mind_clock
+
+    with socket.socket() as client:
+        assert not asyncio.run(asyncio.wait_for(leave(Downloading, client, GET, gone), 10.0))
+    assert 'socket.send() raised exception.' not in caplog.messages
+
+
+async def leave(
+    begin: Callable[[Exchange], Delegate], client: socket.socket, sent: bytes, gone: asyncio.Event
+) -> list[dict[str, Any]]:
+    """Return what goes wrong on the loop when a client is gone before its answer has left.
+
+    Args:
+        begin: makes what answers.
+        client: not connected yet.
+        sent: what the client sends.
+        gone: is set when the client is gone.
+    """
+    wrong: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        listening.setblocking(False)
+        server = HttpServer(begin, max_head=MAX_HEAD, max_connections=9, times=Times(), budget=Budget(10**9))
+        server.add_sockets([listening])
+        client.connect(listening.getsockname())
+        client.send(sent)
+        await gone.wait()
+        await server.wait_closed(5.0)
+        server.stop()
+        await server.close_all_connections()
+    return wrong

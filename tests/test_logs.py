@@ -1,10 +1,13 @@
 """What the logs say: whoever has a request's id finds out what became of it."""
 
 import io
+import json
 import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -96,6 +99,28 @@ def test_a_target_cannot_leave_its_quotes(caplog: pytest.LogCaptureFixture, targ
     )
     assert caplog.messages == [rf'127.0.0.1 "GET {shown} HTTP/1.1" 200 5 1.0ms id=1 (it said: "\x1b\n")']
     assert caplog.records[0].fields['target'] == target  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize('log_format', ['text', 'json'])
+@pytest.mark.parametrize('theirs', [False, True])
+def test_what_has_no_handler_looks_like_crews_lines(log_format: str, theirs: bool) -> None:
+    script = f"""if True:
+        import logging
+        from crew import logs
+        logs.set_up(log_format='{log_format}')
+        if {theirs}:
+            logging.basicConfig(format='theirs: %(message)s')
+        logging.getLogger('asyncio').warning('socket.send() raised exception.')
+        logging.getLogger('asyncio').info('for nobody')
+    """
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    if theirs:
+        assert line == 'theirs: socket.send() raised exception.'
+    elif log_format == 'json':
+        assert json.loads(line)['logger'] == 'asyncio'
+    else:
+        assert re.fullmatch(r'[-\d]+ [:,\d]+ WARNING \d+ asyncio: socket\.send\(\) raised exception\.', line)
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ class Client:
         written: whether that is all.
     """
 
-    closed = writing = False
+    closed = writing = failing = False
 
     def __init__(self, request: httputil.RequestStartLine, *, closes: bool) -> None:
         self.connection = self
