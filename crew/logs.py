@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 __all__ = [
@@ -189,11 +190,16 @@ def set_up(verbosity: int = 0, log_format: LogFormat = 'text', level: str = 'INF
     Only crew's own loggers are touched: the root is the application's, which may configure it as it likes. What has no
     handler then, such as asyncio's warnings, goes where crew's lines go and looks like them.
 
+    A process that was started without standard error (``2>&-``) gets one that leads nowhere, for others need it, too:
+    faulthandler, and PEP 3333 for ``wsgi.errors``.
+
     Args:
         verbosity: 0 for what matters, 1 for debugging crew, 2 for the libraries under it too.
         log_format: ``text``, or ``json`` for one object a line.
         level: the lowest level that is shown, when ``verbosity`` does not ask for more.
     """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open('w', errors='backslashreplace')  # noqa: SIM115
     handler, last = console(log_format), console(log_format)
     last.setLevel(logging.WARNING)
     logging.lastResort = last

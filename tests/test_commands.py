@@ -222,6 +222,37 @@ def free_port() -> int:
     raise AssertionError('no port is free')
 
 
+# What they are started with
+
+
+def test_both_commands_serve_without_standard_error(amqp_url: str, queue: str) -> None:
+    port = free_port()
+    commands = [
+        ['crew_wsgi.front', '--port', str(port)],
+        ['crew_wsgi.worker', 'pep3333:errors', '--app-dir', str(APPS)],
+    ]
+    without = ['sh', '-c', 'exec "$@" 2>&-', 'sh', sys.executable, '-m']
+    broker = ['--amqp-url', amqp_url, '--queue', queue]
+    processes = [subprocess.Popen([*without, *command, *broker], stdin=subprocess.DEVNULL) for command in commands]
+    try:
+        wait_until(lambda: serves(port), 30, 'an answer')
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait(15) for process in processes]
+    assert codes == [0, 0]
+
+
+def serves(port: int) -> bool:
+    """Whether there is a front at a port, with a worker behind it."""
+    with socket.socket() as probe:
+        if probe.connect_ex(('127.0.0.1', port)) != 0:
+            return False
+    with Wire(port) as wire:
+        wire.send(b'GET /?heard HTTP/1.1\r\nHost: crew.test\r\n\r\n')
+        return wire.answer().status == 200
+
+
 # Ends
 
 
