@@ -10,7 +10,7 @@ from wsgiref.util import FileWrapper
 
 from crew_wsgi.messages import Request
 
-__all__ = ['authority', 'build_environ', 'split_target']
+__all__ = ['authority', 'build_environ', 'split_target', 'unquoted']
 
 #: Names of header fields are kept up to this length, in characters: anybody may send others, and longer ones.
 MAX_KEPT_NAME = 64
@@ -30,9 +30,9 @@ def build_environ(
     path, query = split_target(request.target)
     environ: dict[str, Any] = {
         'REQUEST_METHOD': request.method,
-        'SCRIPT_NAME': _unquoted(request.root + request.mount),
+        'SCRIPT_NAME': unquoted(request.root + request.mount),
         # Decoded first: the client may have encoded the mount in another way.
-        'PATH_INFO': _unquoted(path).removeprefix(_unquoted(request.mount)),
+        'PATH_INFO': unquoted(path).removeprefix(unquoted(request.mount)),
         'QUERY_STRING': query,
         'REQUEST_URI': request.target,
         'RAW_URI': request.target,
@@ -71,7 +71,8 @@ def authority(target: str) -> str:
     return re.split('[/?#]', rest, maxsplit=1)[0].rpartition('@')[2]
 
 
-def _unquoted(path: str) -> str:
+def unquoted(path: str) -> str:
+    """Return a path as the application sees it: decoded, each byte a character (PEP 3333)."""
     if '%' not in path:
         return path
     return unquote_to_bytes(path.encode('latin-1')).decode('latin-1')

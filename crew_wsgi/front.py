@@ -40,7 +40,7 @@ from crew_wsgi.intake import NO_PROXIES
 from crew_wsgi.limits import Limits
 from crew_wsgi.options import add_broker
 from crew_wsgi.problems import Problem
-from crew_wsgi.routes import Route, Routes, read_route, read_table
+from crew_wsgi.routes import Route, Routes, quoted_prefix, read_route, read_table
 from crew_wsgi.server import Server
 from crew_wsgi.sockets import describe, inherited_sockets, open_sockets, room_for
 
@@ -85,7 +85,7 @@ class Front:
         routes: which application a request is for.
         limits: what a request is allowed.
         proxies: who is believed about where a request came from.
-        root_path: where all applications are for the client, without a slash at its end.
+        root_path: where all applications are for the client, percent-encoded and without a slash at its end.
         tls: for HTTPS.
     """
 
@@ -383,7 +383,10 @@ def _networks(text: str) -> list[Network]:
 
 
 def _root_path(text: str) -> str:
-    path = text.rstrip('/')
+    try:
+        path = quoted_prefix(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if path and not path.startswith('/'):
         raise argparse.ArgumentTypeError(f'{text!r} does not begin with a slash')
     return path

@@ -7,13 +7,13 @@ from tornado import httputil
 
 from crew.ids import unique_id
 from crew.values import value_class
-from crew_wsgi.environ import authority, split_target
+from crew_wsgi.environ import authority, split_target, unquoted
 from crew_wsgi.fields import Fields, quoted_pairs
 from crew_wsgi.forwarded import Origin, Proxies
 from crew_wsgi.limits import Limits
 from crew_wsgi.messages import carry_request
 from crew_wsgi.problems import NOT_FOUND, Problem, bad_request
-from crew_wsgi.routes import Route, Routes
+from crew_wsgi.routes import Route, Routes, begins_with
 
 __all__ = ['NO_PROXIES', 'Head', 'Intake', 'request_id_of', 'too_large']
 
@@ -75,7 +75,7 @@ class Intake:
         routes: which application a request is for.
         limits: what a request is allowed.
         proxies: who is believed about where a request came from.
-        root_path: where all applications are for the client, without a slash at its end.
+        root_path: where all applications are for the client, percent-encoded and without a slash at its end.
     """
 
     def __init__(self, routes: Routes, limits: Limits, proxies: Proxies, root_path: str) -> None:
@@ -83,6 +83,7 @@ class Intake:
         self._limits = limits
         self._proxies = proxies
         self._root_path = root_path
+        self._root = unquoted(root_path)
 
     def read(
         self, start_line: httputil.RequestStartLine, headers: Fields, context: Any, request_id: str
@@ -101,12 +102,11 @@ class Intake:
         address = context.address
         peer = (str(address[0]), int(address[1])) if isinstance(address, tuple) else ('', 0)
         origin, believed = self._proxies.origin(peer, context.protocol, headers)
-        path, _ = split_target(start_line.path)
+        path = unquoted(split_target(start_line.path)[0])
         host = origin.host or authority(start_line.path) or headers.get('host')
-        root_path = self._root_path
         # A proxy may have taken the root path off, or not.
-        within = root_path if path == root_path or path.startswith(f'{root_path}/') else ''
-        route = self._routes.find(host, path.removeprefix(within))
+        within = begins_with(path, self._root)
+        route = self._routes.find(host, path.removeprefix(self._root) if within else path)
         if route is None:
             return NOT_FOUND
         return Head(
@@ -114,8 +114,8 @@ class Intake:
             fields=Fields.of(believed),
             origin=origin,
             route=route,
-            root=origin.prefix + ('' if within else root_path),
-            mount=within + route.prefix,
+            root=origin.prefix if within else origin.prefix + self._root_path,
+            mount=self._root_path + route.prefix if within else route.prefix,
             request_id=request_id,
         )
 

@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from crew import topology
+from crew_wsgi.environ import unquoted
 
-__all__ = ['Route', 'Routes', 'read_route', 'read_table']
+__all__ = ['Route', 'Routes', 'begins_with', 'quoted_prefix', 'read_route', 'read_table']
 
 _OPTIONS = {'timeout': float, 'queue-timeout': float, 'priority': int}
 
@@ -79,7 +80,7 @@ class Routes:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         # A route for the host comes before one for every host; then the longest prefix.
-        table = [(route.host, _decoded(route.prefix), route) for route in routes]
+        table = [(route.host, unquoted(route.prefix), route) for route in routes]
         self._table = sorted(table, key=lambda entry: (bool(entry[0]), len(entry[1])), reverse=True)
         seen: set[tuple[str, str]] = set()
         for host, prefix, _ in table:
@@ -97,16 +98,12 @@ class Routes:
 
         Args:
             host: the ``Host`` field, or the target's; the port does not count.
-            path: the path as sent, percent-encoded.
+            path: the path, decoded.
         """
-        decoded = ''
         for host_of_route, prefix, route in self._table:
             if host_of_route and host_of_route != _name(host):
                 continue
-            if not prefix:
-                return route
-            decoded = decoded or _decoded(path)
-            if decoded == prefix or decoded.startswith(f'{prefix}/'):
+            if begins_with(path, prefix):
                 return route
         return None
 
@@ -162,8 +159,22 @@ def _made(where: str, queue: str, options: dict[str, Any]) -> Route:
         if number is None:
             raise ValueError(f'{name} of the route {where!r} is no number: {value!r}')
         values[name.replace('-', '_')] = number
-    encoded = quote(f'{slash}{prefix}'.rstrip('/'), safe=f'{_SAFE}%')
+    encoded = quoted_prefix(f'{slash}{prefix}')
     return Route(queue, host=host.lower().removesuffix('.'), prefix=encoded, **values)
+
+
+def quoted_prefix(text: str) -> str:
+    """Return the first part of paths as somebody has written it, percent-encoded and without a slash at its end.
+
+    Raises:
+        ValueError: it is no Unicode.
+    """
+    return quote(text.rstrip('/'), safe=f'{_SAFE}%')
+
+
+def begins_with(path: str, prefix: str) -> bool:
+    """Return whether a prefix without a slash at its end is the first part of a path, both of them decoded."""
+    return not prefix or path == prefix or path.startswith(f'{prefix}/')
 
 
 def _number(kind: type[float] | type[int], value: Any) -> float | None:
@@ -179,7 +190,3 @@ def _number(kind: type[float] | type[int], value: Any) -> float | None:
 def _name(host: str) -> str:
     """Return the name in a ``Host`` field. A dot at its end only says that nothing is to be appended."""
     return re.sub(r':[0-9]*\Z', '', host).lower().removesuffix('.')
-
-
-def _decoded(path: str) -> str:
-    return unquote_to_bytes(path.encode('latin-1')).decode('latin-1')

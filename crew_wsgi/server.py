@@ -32,7 +32,7 @@ class Server:
         routes: which application a request is for.
         limits: see :class:`crew_wsgi.limits.Limits`.
         proxies: who is believed about where a request came from.
-        root_path: where all applications are for the client, without a slash at its end.
+        root_path: where all applications are for the client, percent-encoded and without a slash at its end.
 
     Attributes:
         collected: bounds what has come of requests that are not whole.

@@ -1,13 +1,13 @@
 """Routes as text and as a table: which application a request is for, and what is no route at all."""
 
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crew_wsgi.environ import build_environ, split_target
+from crew_wsgi.environ import build_environ, split_target, unquoted
 from crew_wsgi.messages import Request
 from crew_wsgi.routes import Route, Routes, read_route, read_table
 
@@ -17,7 +17,7 @@ def routes(*texts: str) -> Routes:
 
 
 def queue(table: Routes, host: str, target: str) -> str | None:
-    route = table.find(host, split_target(target)[0])
+    route = table.find(host, unquoted(split_target(target)[0]))
     return None if route is None else route.queue
 
 
@@ -120,8 +120,8 @@ def test_what_a_route_takes_off_is_put_on_again(path: str, prefixes: list[str]) 
     target = quote(path, safe='/%')
     texts = {f'/{prefix}'.rstrip('/') for prefix in prefixes}
     table = Routes([read_route(f'{text}={index}') for index, text in enumerate(sorted(texts))])
-    route = table.find('a.example', target)
-    whole = unquote_to_bytes(target).decode('latin-1')
+    whole = unquoted(target)
+    route = table.find('a.example', whole)
     taken = {text.encode().decode('latin-1') for text in texts}
     fitting = [text for text in taken if not text or whole == text or whole.startswith(f'{text}/')]
     assert (route is None) == (not fitting)

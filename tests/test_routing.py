@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pika
 import pytest
@@ -177,6 +178,8 @@ def proxied_front(applications: Applications) -> Front:
         ('/root/x', {}, ('127.0.0.1', 'http', 'in', '/root', '/x')),
         ('/root', {}, ('127.0.0.1', 'http', 'in', '/root', '')),
         ('/rootx', {}, ('127.0.0.1', 'http', 'in', '/root', '/rootx')),
+        ('/%72oot/x%2541', {}, ('127.0.0.1', 'http', 'in', '/root', '/x%41')),
+        ('/%72oot/tw%6f/x', {}, ('127.0.0.1', 'http', 'in', '/root/two', '/x')),
         ('/two/x', {}, ('127.0.0.1', 'http', 'in', '/root/two', '/x')),
         ('/root/two/x', {}, ('127.0.0.1', 'http', 'in', '/root/two', '/x')),
         (
@@ -208,6 +211,15 @@ def test_the_application_knows_where_it_is(
 ) -> None:
     answer = proxied_front.get(target, {'Host': 'in', **headers})
     assert picked(json.loads(answer.body), *FROM) == expected
+
+
+@pytest.mark.parametrize('root_path', ['/my büro/日本/', '/my%20b%c3%bcro/日本'])
+def test_a_root_path_is_compared_as_the_application_sees_it(applications: Applications, root_path: str) -> None:
+    front = applications.front('--root-path', root_path).await_ready()
+    root = quote('/my büro/日本')
+    decoded = '/my büro/日本'.encode().decode('latin-1')
+    for target in (f'{root}/x', root.lower().replace('my', '%6Dy') + '/x', '/x'):
+        assert picked(seen(front, target), 'SCRIPT_NAME', 'PATH_INFO') == (decoded, '/x')
 
 
 def test_the_host_that_a_proxy_says_decides_which_application(proxied_front: Front) -> None:

@@ -239,6 +239,7 @@ def test_what_cannot_be_is_said_in_one_line(arguments: list[str], said: str) -> 
     [
         (['--trusted-proxies', 'localhost'], 'does not appear to be an IPv4 or IPv6 network'),
         (['--root-path', 'app'], 'does not begin with a slash'),
+        (['--root-path', '/\udcff'], "can't encode"),
         (['--route', '/a'], 'should look like HOST/PREFIX=QUEUE'),
         (['--routes', '/nowhere.toml'], 'No such file'),
         (['--routes', __file__], 'Expected'),
