@@ -57,9 +57,6 @@ def build_environ(
     if body is None and (request.body or 'CONTENT_LENGTH' in environ):
         # The body is whole, so its length is known even if it came in chunks.
         environ['CONTENT_LENGTH'] = str(len(request.body))
-    if host := authority(request.target):
-        # RFC 9112 §3.2.2: in absolute-form the target names the host, and a Host header that differs is ignored.
-        environ['HTTP_HOST'] = host
     return environ
 
 

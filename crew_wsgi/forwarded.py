@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from crew.values import value_class
-from crew_wsgi.headers import HeaderPairs
+from crew_wsgi.headers import HeaderPairs, for_host
 
 __all__ = ['Network', 'Origin', 'Proxies', 'Written', 'is_forwarding', 'read_networks']
 
@@ -94,8 +94,8 @@ class Proxies:
             elements = _x_forwarded(values)
         origin = self._walk(direct, elements)
         if origin.host:
-            # A client of HTTP/1.0 may have sent none, and the application is to see what the proxy says.
-            headers = [('Host', origin.host), *(pair for pair in headers if pair[0].lower() != 'host')]
+            # The application is to see what the proxy says.
+            headers = for_host(origin.host, headers)
         return origin, headers
 
     def _trusts(self, address: str) -> bool:

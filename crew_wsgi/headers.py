@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ['COUNTABLE', 'HeaderPairs', 'check_headers', 'end_to_end', 'is_token']
+__all__ = ['COUNTABLE', 'HeaderPairs', 'check_headers', 'end_to_end', 'for_host', 'is_token']
 
 HeaderPairs = Sequence[tuple[str, str]]
 
@@ -66,6 +66,11 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     # Connection is hop-by-hop itself.
     named = set() if len(passing) == len(pairs) else _named_by_connection(pairs)
     return [pair for pair in passing if pair[0].lower() not in named] if named else passing
+
+
+def for_host(host: str, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the fields of a request for this host, whatever ``Host`` they had, if any: HTTP/1.0 wants none."""
+    return [('Host', host), *(pair for pair in headers if pair[0].lower() != 'host')]
 
 
 def _named_by_connection(pairs: HeaderPairs) -> set[str]:

@@ -10,6 +10,7 @@ from crew.values import value_class
 from crew_wsgi.environ import authority, split_target, unquoted
 from crew_wsgi.fields import Fields, quoted_pairs
 from crew_wsgi.forwarded import Origin, Proxies
+from crew_wsgi.headers import for_host
 from crew_wsgi.limits import Limits
 from crew_wsgi.messages import carry_request
 from crew_wsgi.problems import NOT_FOUND, Problem, bad_request
@@ -103,7 +104,10 @@ class Intake:
         peer = (str(address[0]), int(address[1])) if isinstance(address, tuple) else ('', 0)
         origin, believed = self._proxies.origin(peer, context.protocol, headers)
         path = unquoted(split_target(start_line.path)[0])
-        host = origin.host or authority(start_line.path) or headers.get('host')
+        host = origin.host or headers.get('host')
+        if not origin.host and (named := authority(start_line.path)):
+            # RFC 9112 §3.2.2: in absolute-form the target names the host, and a Host header that differs is ignored.
+            host, believed = named, for_host(named, believed)
         # A proxy may have taken the root path off, or not.
         within = begins_with(path, self._root)
         route = self._routes.find(host, path.removeprefix(self._root) if within else path)

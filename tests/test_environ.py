@@ -121,10 +121,6 @@ def test_a_target_has_this_path_and_this_raw_query(target: str, path: bytes, que
     assert built['REQUEST_URI'] == target
 
 
-def test_a_target_in_absolute_form_overrules_the_host() -> None:
-    assert environ('http://a.example:81/x', ('Host', 'b.example'))['HTTP_HOST'] == 'a.example:81'
-
-
 @given(st.text())
 def test_a_percent_encoded_text_reaches_the_application_as_pep_3333_says(text: str) -> None:
     encoded = quote(text, errors='surrogatepass')

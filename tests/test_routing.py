@@ -204,6 +204,9 @@ def proxied_front(applications: Applications) -> Front:
             ('192.0.2.7', 'http', 'in', '/root', '/x'),
         ),
         ('/x', {'X-Forwarded-Host': 'evil"'}, ('127.0.0.1', 'http', 'in', '/root', '/x')),
+        ('http://named:81/x', {}, ('127.0.0.1', 'http', 'named:81', '/root', '/x')),
+        ('http://evil/x', {'X-Forwarded-Host': 'out'}, ('127.0.0.1', 'http', 'out', '/root', '/x')),
+        ('http://evil/x', {'Forwarded': 'for=192.0.2.7;host=out'}, ('192.0.2.7', 'http', 'out', '/root', '/x')),
     ],
 )
 def test_the_application_knows_where_it_is(
@@ -227,9 +230,12 @@ def test_the_host_that_a_proxy_says_decides_which_application(proxied_front: Fro
     assert seen(proxied_front, '/', Host='in', X_Forwarded_Host='two.example')['app'] == 'two'
 
 
-def test_the_host_that_a_proxy_says_is_there_without_a_host_too(proxied_front: Front) -> None:
+@pytest.mark.parametrize(
+    'head', [b'GET / HTTP/1.0\r\nX-Forwarded-Host: out.example\r\n\r\n', b'GET http://out.example HTTP/1.0\r\n\r\n']
+)
+def test_the_host_that_proxy_or_target_says_is_there_without_a_host_too(proxied_front: Front, head: bytes) -> None:
     with socket.create_connection(('127.0.0.1', proxied_front.port), 30) as client:
-        client.sendall(b'GET / HTTP/1.0\r\nX-Forwarded-Host: out.example\r\n\r\n')
+        client.sendall(head)
         answer = b''.join(iter(lambda: client.recv(65536), b''))
     assert json.loads(answer.partition(b'\r\n\r\n')[2])['HTTP_HOST'] == 'out.example'
 
