@@ -151,7 +151,7 @@ class Front:
 
 
 async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None) -> int:
-    """Serve until ``SIGTERM`` or ``SIGINT``; return the exit code."""
+    """Serve until ``SIGTERM``, ``SIGINT`` or ``SIGHUP``; return the exit code."""
     routes = Routes(options.routes or [Route(options.queue)])
     queues = [topology.task_queue(queue, options.queue_type) for queue in routes.queues]
     logs.collect(partial(asyncio.get_running_loop().call_later, LOGGED_WITHIN))
@@ -194,12 +194,20 @@ async def serve(options: argparse.Namespace, sockets: Sequence[socket.socket], t
 
 def _watch_signals() -> tuple[asyncio.Event, asyncio.Event]:
     stop, stop_now = asyncio.Event(), asyncio.Event()
+    told = False
 
-    def on_signal() -> None:
-        (stop_now if stop.is_set() else stop).set()
+    def on_order() -> None:
+        nonlocal told
+        (stop_now if told else stop).set()
+        told = True
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_order)
+    # A terminal that closes sends it, perhaps twice, and who ends a session sends SIGTERM along: that is one order.
+    # Under nohup it means nothing.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
     return stop, stop_now
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPResponse
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,41 @@ def test_a_client_that_wanted_the_connection_closed_is_not_waited_for(stack: Sta
         assert wire.answer().status == 200
         assert wire.ended()
         assert front.wait(15) == 0
+
+
+@contextmanager
+def hang_ups(means: signal.Handlers) -> Iterator[None]:
+    """What SIGHUP means to a process that is started meanwhile; whoever runs these tests may ignore it."""
+    before = signal.signal(signal.SIGHUP, means)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize('orders', ['SIGHUP SIGHUP', 'SIGHUP SIGTERM', 'SIGTERM SIGHUP'])
+def test_a_terminal_that_closes_cuts_no_request(stack: Stack, tmp_path: Path, orders: str) -> None:
+    path = tmp_path / 'front.sock'
+    with hang_ups(signal.SIG_DFL):
+        front = stack.front('--bind', '127.0.0.1:0', '--bind', f'unix:{path}').await_ready()
+    stack.worker('faults:app').await_ready()
+    answer = front.later('GET', '/sleep?for=1')
+    wait_until(lambda: stack.runs, 15, 'the run')
+    for order in orders.split():
+        front.signal(signal.Signals[order])
+        front.await_log('told to end: answering what is in flight')
+    assert answer.result(15).status == 200
+    assert front.wait(15) == 0
+    assert '"GET /sleep?for=1 HTTP/1.1" 200' in front.text and not path.exists()
+
+
+def test_under_nohup_the_front_outlives_the_terminal(stack: Stack) -> None:
+    with hang_ups(signal.SIG_IGN):
+        front = stack.front('--queue-timeout', '0.5').await_ready()
+    front.signal(signal.SIGHUP)
+    assert front.get('/').status == 503
+    assert front.terminate() == 0
+    assert front.text.count('told to end') == 1
 
 
 def test_who_was_refused_may_read_the_answer_though_it_is_still_sending(stack: Stack) -> None:
