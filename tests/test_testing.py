@@ -10,7 +10,11 @@ CONFTEST = "pytest_plugins = ['crew.testing', 'crew_wsgi.testing']\n"
 
 TESTS = """
 import asyncio
+import gc
+import threading
+import time
 import urllib.request
+import weakref
 
 import pytest
 
@@ -18,6 +22,7 @@ import crew
 from crew.master.asyncio import Client
 from crew.testing import Worker
 from crew.worker import HandlerClass, Task, context, on_start
+from crew_wsgi.testing import Bridge
 
 
 @Task('double')
@@ -101,6 +106,23 @@ def test_an_application_is_served_through_the_queue(crew_bridge):
     bridge = crew_bridge(app, threads=2)
     with urllib.request.urlopen(bridge.url + '/here') as response:
         assert (response.status, response.read()) == (200, b'/here')
+
+
+def test_nothing_is_left_of_a_bridge(crew_broker):
+    class App:
+        def __call__(self, environ, start_response):
+            return app(environ, start_response)
+
+    mine, before = App(), threading.enumerate()
+    alive = weakref.ref(mine)
+    with Bridge(mine, url=crew_broker, threads=4) as bridge:
+        urllib.request.urlopen(bridge.url).close()
+    del mine, bridge
+    deadline = time.monotonic() + 10
+    while alive() is not None or set(threading.enumerate()) - set(before):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        gc.collect()
 """
 
 
@@ -112,5 +134,5 @@ def test_fixtures_run_on_both_brokers(tmp_path: Path, broker: str, request: pyte
     (tmp_path / 'test_mine.py').write_text(TESTS)
     command = [sys.executable, '-W', 'error', '-m', 'pytest', '-q', '-p', 'no:cacheprovider', f'--crew-broker={broker}']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert '6 passed' in done.stdout, done.stdout + done.stderr
+    assert '7 passed' in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0

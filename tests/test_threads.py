@@ -5,6 +5,7 @@ import logging
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from queue import SimpleQueue
@@ -308,3 +309,87 @@ def test_a_task_that_is_stopped_while_it_logs_leaves_the_lock_to_others(bench: B
         assert handler.lock is not None
         assert handler.lock.acquire(timeout=1), 'a thread has kept the lock'
         handler.lock.release()
+
+
+# The end
+
+
+@pytest.fixture
+def escaped(monkeypatch: pytest.MonkeyPatch) -> list[threading.ExceptHookArgs]:
+    """What threads have ended with, ``SystemExit`` too, of which nobody would hear."""
+    escaped: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, 'excepthook', escaped.append)
+    return escaped
+
+
+def new_threads(before: list[threading.Thread]) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread not in before]
+
+
+def test_threads_end_when_they_are_closed(escaped: list[threading.ExceptHookArgs]) -> None:
+    before = threading.enumerate()
+    runner = ThreadRunner(3, reply, lambda run, outcome: None)
+    assert len(new_threads(before)) == 3
+    runner.close()
+    wait_until(lambda: not new_threads(before), LONG, 'the end of the threads')
+    assert escaped == []
+
+
+def test_a_thread_that_is_closed_in_a_task_ends_after_it() -> None:
+    before = threading.enumerate()
+    bench, enough = Bench(), threading.Event()
+
+    def wait(run: Run) -> Outcome:
+        enough.wait(LONG)
+        return reply(run)
+
+    run = bench.start(wait)
+    wait_until(lambda: run in bench.started)
+    bench.runner.close()
+    bench.runner.interrupt(run)
+    assert bench.runner.retract() == []
+    assert len(new_threads(before)) == 1
+    enough.set()
+    assert bench.outcome(run) == reply(run)
+    wait_until(lambda: not new_threads(before), LONG, 'the end of the thread')
+
+
+def test_a_thread_that_is_closed_in_a_task_that_hangs_ends_after_it(escaped: list[threading.ExceptHookArgs]) -> None:
+    before = threading.enumerate()
+    bench = Bench()
+
+    def hang(run: Run) -> Outcome:
+        time.sleep(0.5)
+        return reply(run)
+
+    bench.start_and_interrupt(hang)
+    bench.runner.close()
+    wait_until(lambda: not new_threads(before), LONG, 'the end of the thread')
+    assert kind(bench.reports.get(timeout=LONG)[1]) == 'timeout'
+    assert escaped == []
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_a_thread_that_is_closed_meets_no_interrupt_where_it_ends(
+    hasty_switches: None, escaped: list[threading.ExceptHookArgs]
+) -> None:
+    """Runs that are interrupted about when they end: met behind that, it would keep threading's locks taken."""
+    before = threading.enumerate()
+    dice = random.Random(1)
+    for _ in range(1000):
+        bench = Bench()
+        turns = dice.randrange(300)
+
+        def spin(run: Run, turns: int = turns) -> Outcome:
+            for _ in range(turns):
+                pass
+            return reply(run)
+
+        run = bench.start(spin)
+        for _ in range(dice.randrange(400)):
+            pass
+        bench.runner.interrupt(run)
+        bench.runner.close()
+        assert kind(bench.outcome(run)) in ('reply', 'timeout')
+    wait_until(lambda: not new_threads(before), LONG, 'the end of the threads')
+    assert escaped == []

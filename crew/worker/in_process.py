@@ -7,11 +7,12 @@ left behind, and others take its place.
 import asyncio
 import concurrent.futures
 import logging
+from contextlib import ExitStack
 
 from crew.transports.threads import LoopThread
 from crew.worker.clock import Clock
 from crew.worker.consumer import Consumer
-from crew.worker.runs import Task
+from crew.worker.runs import OnFinished, Task
 from crew.worker.settings import Settings
 from crew.worker.threads import ThreadRunner
 
@@ -85,11 +86,18 @@ class InProcessWorker:
 
     async def _serve_once(self, stop: asyncio.Event) -> bool:
         slots = self._settings.slots
-        consumer = Consumer(self._settings, lambda report: ThreadRunner(slots, self._task, report), Clock(slots))
-        serving = asyncio.ensure_future(consumer.run(stop))
-        ready = asyncio.ensure_future(consumer.wait_ready())
-        await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done() and not ready.cancelled() and ready.exception() is None and not self._ready.done():
-            self._ready.set_result(None)
-        ready.cancel()
-        return await serving
+        with ExitStack() as at_end:
+
+            def make_runner(report: OnFinished) -> ThreadRunner:
+                runner = ThreadRunner(slots, self._task, report)
+                at_end.callback(runner.close)
+                return runner
+
+            consumer = Consumer(self._settings, make_runner, Clock(slots))
+            serving = asyncio.ensure_future(consumer.run(stop))
+            ready = asyncio.ensure_future(consumer.wait_ready())
+            await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done() and not ready.cancelled() and ready.exception() is None and not self._ready.done():
+                self._ready.set_result(None)
+            ready.cancel()
+            return await serving

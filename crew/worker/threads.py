@@ -9,7 +9,9 @@ All threads take their runs from one queue, in which a few more may wait than th
 the next at once. What nobody has taken can be taken back.
 
 Logging does take locks, and before a ``try``: a thread that met the exception between the two would keep its lock, and
-every thread that logs would stand still, the connection's first. So none is interrupted there.
+every thread that logs would stand still, the connection's first. So none is interrupted there. Nor is one
+that ends, for then it takes locks of threading's: threads end when they are closed, and from then on nobody interrupts
+them.
 """
 
 import contextlib
@@ -58,7 +60,7 @@ class ThreadRunner:
 
     def __init__(self, slots: int, task: Task, on_finished: OnFinished) -> None:
         self.ahead = AHEAD
-        self._runs: SimpleQueue[Run] = SimpleQueue()
+        self._runs: SimpleQueue[Run | None] = SimpleQueue()
         self._threads = [_ResidentThread(slot, self._runs, task, on_finished) for slot in range(slots)]
 
     def start(self, run: Run) -> None:
@@ -69,8 +71,10 @@ class ThreadRunner:
         """Take back what no thread has taken; see the port."""
         runs: list[Run] = []
         with contextlib.suppress(Empty):
-            while True:
-                runs.append(self._runs.get_nowait())
+            while (run := self._runs.get_nowait()) is not None:
+                runs.append(run)
+            # That was for a thread, to end it.
+            self._runs.put(None)
         return runs
 
     def interrupt(self, run: Run) -> None:
@@ -93,6 +97,13 @@ class ThreadRunner:
         """Return every thread's stack; see the port."""
         return thread_stacks()
 
+    def close(self) -> None:
+        """Let each thread end, after what it runs. Nobody waits for that, and no run is interrupted any more."""
+        for thread in self._threads:
+            thread.close()
+        for _ in self._threads:
+            self._runs.put(None)
+
 
 class ThreadSignal:
     """What a thread waits for and another sets: a queue, for an interrupt must not meet a lock that is held."""
@@ -113,13 +124,14 @@ class ThreadSignal:
 class _ResidentThread:
     """One thread that takes run after run."""
 
-    def __init__(self, slot: int, runs: 'SimpleQueue[Run]', task: Task, on_finished: OnFinished) -> None:
+    def __init__(self, slot: int, runs: 'SimpleQueue[Run | None]', task: Task, on_finished: OnFinished) -> None:
         self._slot = slot
         self._task = task
         self._on_finished = on_finished
         self._runs = runs
         self._current: Run | None = None
         self._interrupted = False
+        self._closed = False
         self._calmed: SimpleQueue[None] = SimpleQueue()
         # A daemon: a thread that refuses to end must not keep the process.
         self._thread = threading.Thread(target=self._live, name=f'crew-task-{slot}', daemon=True)
@@ -128,7 +140,7 @@ class _ResidentThread:
     # In the thread that owns the connection
 
     def interrupt(self, run: Run) -> None:
-        if self._current is not run or self._interrupted or not self._is_interruptible():
+        if self._closed or self._current is not run or self._interrupted or not self._is_interruptible():
             return
         # Said before it is looked again: a thread that is still at this run then waits behind it until it is calmed.
         self._interrupted = True
@@ -139,10 +151,16 @@ class _ResidentThread:
 
     def calm(self) -> None:
         """Let the thread go on with other runs."""
-        if self._interrupted:
+        # Once it is closed, it may have ended, and another have got its number.
+        if self._interrupted and not self._closed:
             _withdraw_async_exc(self._ident, None)
             self._interrupted = False
             self._calmed.put(None)
+
+    def close(self) -> None:
+        """Let the thread alone from now on: it calms itself."""
+        self._closed = True
+        self._calmed.put(None)
 
     def _is_interruptible(self) -> bool:
         """Return whether the thread holds no lock of logging's that it might keep, after a moment if need be."""
@@ -168,8 +186,10 @@ class _ResidentThread:
                 # A loop of its own: an interrupt may be met as it jumps back, which must not be outside of the try.
                 while True:
                     while self._interrupted:
-                        self._calmed.get()
+                        self._wait_until_calm()
                     self._current = run = self._runs.get()
+                    if run is None:
+                        return
                     run.begin_in(self._slot)
                     outcome = timed_out(run) if run.interrupted else execute(self._task, run)
                     run.end()
@@ -180,6 +200,14 @@ class _ResidentThread:
                 if last is not None:
                     last.end()
                     self._on_finished(last, cut_short(last, error))
+
+    def _wait_until_calm(self) -> None:
+        if self._closed:
+            # Nobody raises it anew, so it cannot be met in the next run, or where the thread ends.
+            _withdraw_async_exc(self._ident, None)
+            self._interrupted = False
+        else:
+            self._calmed.get()
 
 
 def _locks(code: CodeType) -> bool:
