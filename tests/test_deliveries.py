@@ -959,6 +959,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.allowed: set[Held] = set()
         self.forbidden: set[Held] = set()
         self.silenced: set[Held] = set()
+        #: Those that were answered before they ended.
+        self.replied: set[Held] = set()
         self.runs: list[Held] = []
         self.ended: list[Held] = []
         self.draining = self.over = False
@@ -1032,6 +1034,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.do(self.to.answer(held, Reply(correlation_id=held.call.correlation_id, more=True), now=self.now))
         elif what == 'reply' and not held.answering:
             self.do(self.to.reply(held, Reply(correlation_id=held.call.correlation_id)))
+            if self.answered[held]:
+                self.replied.add(held)
         elif what == 'progress':
             self.to.progress(held, now=self.now)
         elif what == 'pause' and held.accepted:
@@ -1118,7 +1122,7 @@ class AnyOrder(RuleBasedStateMachine):
                 )
                 self.publish(held, action.message)
             elif isinstance(action, Ack):
-                silent = held in self.silenced or not held.call.reply_to
+                silent = held in self.silenced - self.replied or not held.call.reply_to
                 assert self.answered[held] == (not silent), 'acked before it was answered, or answered in vain'
                 assert held in self.ended
                 self.end(held)
