@@ -16,7 +16,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 import crew
-from crew.master import own_thread, threaded_client, tornado
+from crew.master import caller, own_thread, threaded_client, tornado
 from crew.master.asyncio import Client
 from crew.master.subscriptions import Subscriptions
 from crew.testing import Worker
@@ -334,6 +334,28 @@ def test_an_exchange_that_routes_nowhere_is_named(url: str) -> None:
         client.subscribe('here', print)
         with pytest.raises(crew.Unroutable, match=r"'crew\.PUBSUB' has no queue bound"):
             client.call('t', exchange='crew.PUBSUB', routing_key='nowhere').wait(10)
+
+
+def test_calls_through_an_exchange_wait_for_others_when_many_are_made_at_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caller, 'THROUGH_AT_ONCE', 3)
+
+    async def body(client: Client) -> None:
+        await client.publish('news', 'makes the exchange')
+        connection: Any = client._started().caller._link.connection  # type: ignore[union-attr]
+        before = most = len(connection._channels)
+        calls = [client.call('t', exchange='crew.PUBSUB', routing_key='nowhere') for _ in range(20)]
+        given_up = calls[10]
+        given_up.cancel()
+        while not all(call.done() for call in calls):
+            most = max(most, len(connection._channels))
+            await asyncio.sleep(0)
+        assert most <= before + 3
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, crew.Unroutable) or calls[at] is given_up for at, outcome in enumerate(outcomes))
+
+    connected(url, body)
 
 
 @pytest.mark.parametrize(

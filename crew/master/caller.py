@@ -36,6 +36,10 @@ LONGEST_PAUSE = 2.0
 #: must not run it, in seconds.
 LAST_CHANCE = 0.3
 
+#: How many calls through exchanges are on their way to the broker at once, for each takes a channel: RabbitMQ allows
+#: 2047 of them, and pika takes the longer to open one the more there are.
+THROUGH_AT_ONCE = 100
+
 _SHARED = (ConnectionError, BrokerRefused)
 
 #: Called with the outcome of a call: a whole reply, the last chunk, or an error. Before that, parts of a long one: a
@@ -121,6 +125,7 @@ class Caller:
         self._refused: CrewError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._counters = counters
+        self._going_through = asyncio.Semaphore(THROUGH_AT_ONCE)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -293,16 +298,19 @@ class Caller:
             error = Unroutable(f'the exchange {exchange!r} has no queue bound that takes {routing_key!r}')
             self._do(self._calls.fail(correlation_id, error))
 
-        # On a channel of its own: the broker closes the channel if there is no such exchange.
-        try:
-            channel = await link.connection.open_channel(
-                confirm=True, on_return=on_return, on_closed=lambda reason: None
-            )
-            channel.publish(envelope, routing_key, exchange=exchange, mandatory=True)
-            await channel.confirmed()
-            await channel.close()
-        except CrewError as error:
-            self._do(self._calls.fail(correlation_id, error))
+        async with self._going_through:
+            if correlation_id not in self._calls:
+                return
+            # On a channel of its own: the broker closes the channel if there is no such exchange.
+            try:
+                channel = await link.connection.open_channel(
+                    confirm=True, on_return=on_return, on_closed=lambda reason: None
+                )
+                channel.publish(envelope, routing_key, exchange=exchange, mandatory=True)
+                await channel.confirmed()
+                await channel.close()
+            except CrewError as error:
+                self._do(self._calls.fail(correlation_id, error))
 
     # Connecting
 
