@@ -290,12 +290,15 @@ FACES: tuple[type[Face], ...] = (Asyncio, Tornado, Threads, Gevent, Twisted)
 
 
 @contextlib.contextmanager
-def serving(url: str, accept: tuple[str, ...] = (), **tasks: Callable[[Any], Any]) -> Iterator[InProcessWorker]:
-    """Run tasks in a thread of this process, under the names of the arguments."""
+def serving(
+    url: str, accept: tuple[str, ...] = (), prefetch: int | None = None, **tasks: Callable[[Any], Any]
+) -> Iterator[InProcessWorker]:
+    """Run tasks in a thread of this process, under the names of the other arguments."""
     registry = Registry()
     for id, function in tasks.items():
         Task(id, registry=registry)(function)
-    settings = Settings(urls=[url], queues=[Terms(id, stop_on_cancel=True) for id in tasks], publishes=True)
+    queues = [Terms(id, stop_on_cancel=True) for id in tasks]
+    settings = Settings(urls=[url], queues=queues, publishes=True, prefetch=prefetch)
     worker = InProcessWorker(settings, registered_task(registry, SimpleNamespace(), accepted(accept)))
     worker.start()
     try:

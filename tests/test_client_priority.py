@@ -8,10 +8,9 @@ from crew.master.threaded_client import Client
 from crew.messages import Call
 from crew.payloads import pack
 from crew.private_node import PrivateNode
-from crew.testing import Worker
 from crew.topology import priority_level
 from crew.transports.addresses import dial
-from crew.worker.registry import Registered, Registry
+from tests.faces import serving
 from tests.waiting import wait_until
 
 PRIORITIES = (0, 1, 2, 4, 9, 17, 33, 100, 255)
@@ -42,8 +41,6 @@ def test_the_highest_is_taken_first_from_ten_thousand_and_the_oldest_of_one_leve
     broker: PrivateNode, queue: str
 ) -> None:
     taken: list[tuple[int, int]] = []
-    registry = Registry()
-    registry.add(Registered(queue, lambda call: taken.append(tuple(call)), place=__name__))
     asyncio.run(fill(broker.url, queue))
     with Client(broker.url) as client:
         results = []
@@ -52,7 +49,7 @@ def test_the_highest_is_taken_first_from_ten_thousand_and_the_oldest_of_one_leve
             results.append(client.call(queue, [priority, number], priority=priority))
         ready = f'crew.tasks.{queue}\t{FILLING + CALLS}'
         wait_until(lambda: ready in broker.ctl('list_queues', 'name', 'messages_ready'), 60, 'all in the queue')
-        with Worker(registry, url=broker.url):
+        with serving(broker.url, prefetch=1, **{queue: lambda call: taken.append(tuple(call))}):
             for result in results:
                 result.wait(60)
     levels = [priority_level(priority) for priority, _ in taken]

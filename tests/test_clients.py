@@ -263,7 +263,7 @@ def test_calls_are_run_by_priority(alone: Client, url: str, queue: str) -> None:
     alone.run('publish', 'unheard', None)
     wait_until(lambda: depth(url, queue) == 300, what='300 calls in the queue')
     order: list[int] = []
-    with serving(url, **{queue: order.append}):
+    with serving(url, prefetch=1, **{queue: order.append}):
         for outcome in outcomes:
             outcome.result(LONG)
     assert order == sorted(priorities[:300], reverse=True)

@@ -169,7 +169,7 @@ def test_priority_orders_the_queue(url: str, queue: str) -> None:
         results = [client.call(queue, priority, priority=priority) for priority in priorities]
         client.publish('nobody', 'so all calls are there')
         order: list[int] = []
-        with serving(url, **{queue: order.append}):
+        with serving(url, prefetch=1, **{queue: order.append}):
             for result in results:
                 result.wait(10)
     # The first may be handed over before the last has come.
