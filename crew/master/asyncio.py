@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from crew.exceptions import ConnectionError
 from crew.master.client import BaseClient, Headers, Pending
 from crew.master.engine import Engine
+from crew.transports.futures import look_at
 
 __all__ = ['CallFuture', 'Client']
 
@@ -118,7 +119,7 @@ class Client(BaseClient[CallFuture]):
     def _do(self, action: Callable[[Engine], Awaitable[None]]) -> CallFuture:
         pending = self._pending(lambda: _cancel(task))
         # Nobody needs to look: what goes wrong is logged where it does.
-        pending.future.add_done_callback(lambda future: future.cancelled() or future.exception())
+        pending.future.add_done_callback(look_at)
 
         async def run() -> None:
             try:

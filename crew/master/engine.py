@@ -16,6 +16,7 @@ from crew.messages import Publication
 from crew.topology import Queue
 from crew.transports.addresses import dial
 from crew.transports.base import Connection
+from crew.transports.futures import look_at
 from crew.transports.session import Session
 
 __all__ = ['Engine']
@@ -108,7 +109,7 @@ class Engine:
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
         # Whoever gives up, or is told that it took too long, looks no more; the loop must not complain of that.
-        publishing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        publishing.add_done_callback(look_at)
         try:
             await asyncio.wait_for(publishing, timeout)
         except asyncio.TimeoutError:
@@ -153,7 +154,7 @@ class Engine:
         begun = self.consumers.consume(queue, prefetch, on_message)
         waiting: asyncio.Future[None] = asyncio.ensure_future(self.wait_ready(timeout))
         # When the client is closed both end, and only one of them is looked at.
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        waiting.add_done_callback(look_at)
         try:
             await asyncio.wait({begun, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if not begun.done():

@@ -14,6 +14,7 @@ from crew.exceptions import BrokerRefused, ConnectionError, CrewError, ProtocolE
 from crew.master.caller import Counters
 from crew.messages import Publication
 from crew.transports.base import Channel, Connection, Delivery
+from crew.transports.futures import look_at
 
 __all__ = ['OnPublication', 'Subscriptions']
 
@@ -104,7 +105,7 @@ class Subscriptions:
         # One who gives up must not leave half of it behind: a queue that nobody reads, or a second one that is read.
         binding = asyncio.ensure_future(self._bind(channel))
         # Who has given up does not look at it; the loop must not complain of that.
-        binding.add_done_callback(lambda done: done.cancelled() or done.exception())
+        binding.add_done_callback(look_at)
         await asyncio.shield(binding)
 
     async def _bind(self, channel: str) -> None:

@@ -49,6 +49,7 @@ from crew.transports.frames import (
     is_awaited,
     undecodable_header,
 )
+from crew.transports.futures import look_at
 from crew.transports.pulse import Pulse
 from crew.transports.services import AsyncioServices
 from crew.transports.unread import Unread
@@ -720,7 +721,7 @@ class AsyncioChannel:
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         # Whoever waits gets the exception; when nobody does, the loss of the connection has been reported anyway.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        future.add_done_callback(look_at)
         return future
 
 

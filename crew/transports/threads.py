@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crew.transports.bell import Bell
+from crew.transports.futures import look_at
 
 __all__ = ['LoopThread', 'start_native']
 
@@ -171,5 +172,4 @@ async def _end_tasks() -> None:
     if tasks:
         ended, _ = await asyncio.wait(tasks, timeout=ENDED_WITHIN)
         for task in ended:
-            # Seen, so that the loop does not complain that nobody looked.
-            _ = task.cancelled() or task.exception()
+            look_at(task)
