@@ -510,7 +510,8 @@ class Consumer:
             return
         for chunk in output.collect(ended=ended):
             held.delivery.channel.publish(codec.encode(chunk), held.call.reply_to, mandatory=True)
-        held.replied = output.sender.finished
+        if output.sender.finished:
+            self._deliveries.all_sent(held)
         self._keep_time(run, held, paused=output.sender.stalled)
 
     def _grant(self, run: Run, offset: int, waiting: bool) -> None:

@@ -605,8 +605,12 @@ class Deliveries:
         """Take the whole answer of a run that goes on."""
         if held.state is not State.RUNNING or held.answering or not held.awaited:
             return []
-        held.replied = True
+        self.all_sent(held)
         return [Publish(held, reply)]
+
+    def all_sent(self, held: Held) -> None:
+        """Take note that the whole answer has gone, also if it went in parts: its caller hears nothing more."""
+        held.replied = True
 
     def progress(self, held: Held, *, now: float) -> None:
         """Take note that a run goes on: its time begins anew."""

@@ -287,8 +287,11 @@ def execute(task: Task, run: Run) -> Outcome:
 
 def _end_fork(run: Run, error: BaseException | None) -> NoReturn:
     """End a process that the task has forked: it would be one more worker, and run again what waits in this one."""
-    code = error.code if isinstance(error, SystemExit) else error and 1
-    if error is not None and not isinstance(error, SystemExit):
+    code: object = None
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif error is not None:
+        code = 1
         log.error('%s raised in a process that it has forked', run.text, exc_info=error)
     with contextlib.suppress(Exception):
         sys.stdout.flush()
